@@ -1,0 +1,58 @@
+# Compiler settings and the functions that make layers, tests and backends.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "Build type" FORCE)
+endif()
+
+find_program(KHORUS_CCACHE ccache)
+if(KHORUS_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_C_COMPILER_LAUNCHER "${KHORUS_CCACHE}")
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${KHORUS_CCACHE}")
+endif()
+
+find_package(Threads REQUIRED)
+
+# Warnings for our own targets.
+add_library(khorus_warnings INTERFACE)
+target_compile_options(khorus_warnings INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion>
+  $<$<BOOL:${KHORUS_WARNINGS_AS_ERRORS}>:-Werror>)
+if(KHORUS_SANITIZE)
+  add_compile_options(-fsanitize=${KHORUS_SANITIZE} -fno-omit-frame-pointer
+                      -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${KHORUS_SANITIZE})
+endif()
+
+# khorus_layer(name SOURCES ... DEPENDS other layers LIBRARIES other targets)
+function(khorus_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBRARIES" ${ARGN})
+  add_library(khorus_${name} STATIC ${ARG_SOURCES})
+  target_include_directories(khorus_${name} PUBLIC
+    "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/core/include")
+  list(TRANSFORM ARG_DEPENDS PREPEND khorus_)
+  target_link_libraries(khorus_${name} PUBLIC ${ARG_DEPENDS} Threads::Threads ${ARG_LIBRARIES}
+                        PRIVATE khorus_warnings)
+endfunction()
+
+# khorus_test(name SOURCES ... LIBRARIES ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest program,
+# registered with ctest as one test.
+function(khorus_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  find_package(GTest REQUIRED)
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LIBRARIES} GTest::gtest GTest::gmock
+                        GTest::gtest_main khorus_warnings)
+  add_test(NAME ${name} COMMAND ${name})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()

@@ -1,0 +1,119 @@
+/* The contract between the engine and a data-plane backend, in C.
+ *
+ * A backend is a plugin: a shared object `libkhorus_backend_NAME.so` that exports
+ * `khorus_backend_entry` and nothing else. What crosses this boundary is plain data: no C++ type, no
+ * exception, and no memory that one side allocates and the other frees. Structs start with their
+ * size; a side reads no field beyond the size the other side gave. backends/README.md explains each
+ * rule with its reason, and tests/conformance checks it.
+ *
+ * Thread rule: `open`, `connect`, `run` and `disconnect` of one communicator are called by one thread at a
+ * time (an executor, or a user's thread that runs the collective itself); different communicators
+ * may be used at once. `abort` may be called from any thread at any time, also while `run` or
+ * `connect` blocks, and makes them return an error within a second.
+ */
+#ifndef KHORUS_BACKEND_H_
+#define KHORUS_BACKEND_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KHORUS_BACKEND_ABI 1
+
+/* An error, filled in by the side that fails. `code` is a khorus::StatusCode (0: ok); `rank` is the
+ * global rank it is about, or -1; `message` ends with a NUL. */
+typedef struct khorus_error {
+  int32_t code;
+  int32_t rank;
+  char message[512];
+} khorus_error;
+
+/* khorus::OpKind, khorus::DataType, khorus::ReduceOp, khorus::DeviceKind by value. */
+typedef struct khorus_op {
+  uint32_t struct_size;
+  uint8_t kind;      /* kAllreduce, kAllgather, kBroadcast */
+  uint8_t dtype;
+  uint8_t reduce_op; /* allreduce: kSum, kMin, kMax, kProduct. Never kAverage: the engine scales. */
+  uint8_t device;
+  int32_t root;      /* broadcast: the root's rank in the group */
+  uint64_t epoch;    /* of the membership; equal on all ranks of one operation */
+  uint64_t sequence; /* counts the operations of this communicator from 0; equal on all ranks */
+  const void* input; /* may equal output */
+  void* output;
+  uint64_t count;    /* allreduce, broadcast: elements; allgather: elements this rank contributes */
+  const uint64_t* counts; /* allgather: elements by group rank (size entries), else NULL */
+  void* stream;      /* device backends: enqueue here; NULL on the CPU, where `run` blocks */
+} khorus_op;
+
+/* What the engine lends to a backend while a communicator lives. */
+typedef struct khorus_host {
+  uint32_t struct_size;
+  void* engine; /* the first argument of every function below */
+  /* All-to-all of a few bytes (at most 65536) over the authenticated control plane. Collective over
+   * the group: every rank calls it with the same tag. Blocks; calls receive(context, r, ...) once
+   * for every rank r of the group, in order, before it returns. Returns 0, or a code with `error`
+   * filled in (then the group is broken: return the error from `connect` or `run`). */
+  int32_t (*exchange)(void* engine, const char* tag, const void* bytes, size_t size,
+                      void (*receive)(void* context, int32_t rank, const void* bytes, size_t size),
+                      void* context, khorus_error* error);
+  /* level: khorus::LogLevel. */
+  void (*log)(void* engine, int32_t level, const char* message);
+} khorus_host;
+
+typedef struct khorus_group {
+  uint32_t struct_size;
+  int32_t rank; /* in the group */
+  int32_t size;
+  const int32_t* global_ranks; /* size entries, ascending */
+  const char* const* hosts;    /* size entries: the host name of each rank */
+  const char* id;              /* unique for this communicator in this job and epoch */
+  uint64_t epoch;
+  const char* network_interface; /* "" : choose; loopback when all hosts are equal */
+  uint32_t timeout_ms;           /* bound of one blocking wait on a silent peer */
+  const khorus_host* host;       /* valid until disconnect returns */
+} khorus_group;
+
+typedef struct khorus_comm khorus_comm; /* the backend's own */
+
+typedef struct khorus_backend {
+  uint32_t struct_size;
+  uint32_t abi_version; /* KHORUS_BACKEND_ABI */
+  const char* name;
+  const char* version;  /* of what carries the data, for --check-build */
+
+  /* Whether this backend can run here at all. Returns 0, or a code with the reason in `error`.
+   * Cheap; called before any connect. */
+  int32_t (*probe)(khorus_error* error);
+  /* Whether an operation with these attributes can be run (1) or not (0). */
+  int32_t (*supports)(uint8_t kind, uint8_t dtype, uint8_t reduce_op, uint8_t device);
+  /* Whether all ranks of the group must be in one process (`local`). */
+  int32_t in_process_only;
+
+  /* Makes a communicator that is not connected yet. Local and quick: no blocking, no traffic. Copies
+   * what it needs of `group` (but `group->host` stays valid until disconnect). On failure *comm is
+   * NULL and nothing is left behind. */
+  int32_t (*open)(const khorus_group* group, khorus_comm** comm, khorus_error* error);
+  /* Collective: meets the other ranks of the group, through host->exchange. Blocks. */
+  int32_t (*connect)(khorus_comm* comm, khorus_error* error);
+  /* Collective: the same operations in the same order on all ranks of the group. Blocks until
+   * `output` is complete on this rank. After an error the communicator accepts only `abort` and
+   * `disconnect`, and output is unspecified. */
+  int32_t (*run)(khorus_comm* comm, const khorus_op* op, khorus_error* error);
+  /* Makes every blocked and later `connect` and `run` fail with kAborted and this reason. Idempotent. */
+  void (*abort)(khorus_comm* comm, const char* reason);
+  /* Frees everything. Not collective. No other call of this comm may be under way. */
+  void (*disconnect)(khorus_comm* comm);
+} khorus_backend;
+
+/* The one exported symbol. The struct lives as long as the plugin is loaded. */
+typedef const khorus_backend* (*khorus_backend_entry_fn)(void);
+#define KHORUS_BACKEND_ENTRY_SYMBOL "khorus_backend_entry"
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* KHORUS_BACKEND_H_ */

@@ -1,0 +1,118 @@
+// Engine: one rank. It negotiates, fuses and runs collective operations in the background.
+//
+// An Engine is an object: N ranks may live in one process as N engines (see InProcessWorld). The
+// free functions of khorus.h use one default engine.
+//
+// Thread rule: every method may be called from any thread of the process that made the engine, also
+// from several at once. In a forked child every method fails with Unavailable.
+//
+// Names: an operation is matched across ranks by its name. With an empty name Khorus makes one from
+// the operation, its attributes and its position in the sequence of unnamed operations of that kind
+// on this rank; such operations must therefore be submitted in the same order on all ranks.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "khorus/options.h"
+#include "khorus/status.h"
+#include "khorus/types.h"
+#include "khorus/work.h"
+
+namespace khorus {
+
+struct AllreduceOptions {
+  ReduceOp op = ReduceOp::kAverage;
+  double prescale = 1.0;   // multiplies every element before the reduction
+  double postscale = 1.0;  // and after it
+  ProcessSetId process_set = kGlobalProcessSet;
+};
+
+// One member of a grouped operation.
+struct NamedTensor {
+  std::string name;
+  TensorView input;
+  TensorView output;  // may be the input: in place
+};
+
+// Counters since the engine was made. All are totals for this rank.
+struct EngineStats {
+  uint64_t control_messages_sent = 0;
+  uint64_t control_bytes_sent = 0;
+  uint64_t control_messages_received = 0;
+  uint64_t control_bytes_received = 0;
+  uint64_t operations_submitted = 0;
+  uint64_t operations_done = 0;
+  uint64_t responses_executed = 0;  // fused operations that reached the data plane
+  uint64_t tensors_from_cache = 0;  // submitted as a cache id instead of a full request
+  uint64_t bytes_reduced = 0;
+};
+
+class Engine {
+ public:
+  // Meets the other ranks, authenticates, chooses the backend, starts the threads. Blocks until all
+  // ranks are there or `start_timeout_s` is over (Timeout names the ranks that did not come).
+  static Result<std::unique_ptr<Engine>> create(const EngineOptions& options);
+
+  // As shutdown().
+  virtual ~Engine() = default;
+
+  // Ends the job's communication on every rank. Operations that all ranks have submitted are run
+  // to their end; every other one is done with Shutdown. Returns when all ranks have drained or
+  // `shutdown_timeout_s` is over. Idempotent. Never called by Khorus itself except by ~Engine.
+  virtual void shutdown() = 0;
+
+  virtual const Place& place() const noexcept = 0;
+  int rank() const noexcept { return place().rank; }
+  int size() const noexcept { return place().size; }
+
+  // Ok while operations can be submitted; else why not (PeerLost, Aborted, Shutdown).
+  virtual Status health() const = 0;
+  // "gloo", "local", ...
+  virtual const std::string& backend_name() const noexcept = 0;
+  virtual EngineStats stats() const = 0;
+
+  // All of these return at once. A wrong argument gives a Work that is done with InvalidArgument
+  // or DuplicateName, and nothing was sent. `input` and `output` must stay valid until the Work is
+  // done (or be kept alive by their owner); output may be the input.
+
+  // Elementwise reduction over the ranks. Same dtype, shape and options on every rank. Average of
+  // integers is scaled in float64 and truncated toward zero; bool knows Sum and Max (or), Product
+  // and Min (and). float16 and bfloat16 accumulate in float32.
+  virtual WorkPtr allreduce_async(const std::string& name, const TensorView& input,
+                                  const TensorView& output, const AllreduceOptions& options) = 0;
+
+  // As allreduce of each member; all members run, or none: an error of one is an error of all.
+  // `group` names the group; empty: made from the members' names.
+  virtual std::vector<WorkPtr> grouped_allreduce_async(const std::string& group,
+                                                       const std::vector<NamedTensor>& members,
+                                                       const AllreduceOptions& options) = 0;
+
+  // Concatenation along the first dimension, which may differ by rank and may be 0; the other
+  // dimensions and the dtype agree. Scalars count as shape [1]. See Work::result().
+  virtual WorkPtr allgather_async(const std::string& name, const TensorView& input,
+                                  ProcessSetId process_set = kGlobalProcessSet) = 0;
+  virtual std::vector<WorkPtr> grouped_allgather_async(
+      const std::string& group, const std::vector<NamedTensor>& members,
+      ProcessSetId process_set = kGlobalProcessSet) = 0;
+
+  // `output` of every rank becomes the root's `input`. Same dtype, shape and root on every rank.
+  virtual WorkPtr broadcast_async(const std::string& name, const TensorView& input,
+                                  const TensorView& output, int root_rank,
+                                  ProcessSetId process_set = kGlobalProcessSet) = 0;
+  virtual std::vector<WorkPtr> grouped_broadcast_async(
+      const std::string& group, const std::vector<NamedTensor>& members, int root_rank,
+      ProcessSetId process_set = kGlobalProcessSet) = 0;
+
+  // Done when every rank has submitted it.
+  virtual WorkPtr barrier_async(const std::string& name = "",
+                                ProcessSetId process_set = kGlobalProcessSet) = 0;
+
+  // Starts and stops the Chrome-trace timeline at run time (see Config::timeline).
+  virtual Status start_timeline(const std::string& path, bool mark_cycles = false) = 0;
+  virtual Status stop_timeline() = 0;
+};
+
+}  // namespace khorus

@@ -1,0 +1,101 @@
+// Khorus: collective communication for data-parallel training. Start here.
+//
+//   khorus::init();
+//   std::vector<float> x(1024, float(khorus::rank()));
+//   khorus::allreduce("x", x.data(), x.size(), khorus::ReduceOp::kSum);   // in place
+//   khorus::shutdown();
+//
+// The convenience API: free functions over one default engine per process. They throw khorus::Error
+// where the Engine returns a Status. Everything else (asynchronous, grouped, several engines) is in
+// engine.h; libtorch users include khorus/torch.h.
+//
+// Thread rule: any thread, except that init() and shutdown() must not run at the same time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include "khorus/engine.h"
+#include "khorus/options.h"
+#include "khorus/status.h"
+#include "khorus/types.h"
+#include "khorus/version.h"
+#include "khorus/work.h"
+
+namespace khorus {
+
+// Reads the knobs from the environment, finds this process's place (its own KHORUS_* variables as
+// khorusrun sets them, else a single process) and starts the default engine. A second init()
+// without a shutdown() between does nothing.
+void init();
+// The same with everything given.
+void init(const EngineOptions& options);
+// Ends the default engine (see Engine::shutdown). init() may follow.
+void shutdown();
+bool is_initialized() noexcept;
+
+// The default engine. Throws Error(Unavailable) before init().
+Engine& engine();
+
+int rank();
+int size();
+int local_rank();
+int local_size();
+int cross_rank();
+int cross_size();
+
+// Blocking, in place, on `count` elements. T is one of the C++ types that have a DataType: uint8_t,
+// int8_t, int16_t, int32_t, int64_t, float, double, bool.
+template <class T>
+void allreduce(const std::string& name, T* data, size_t count, ReduceOp op = ReduceOp::kAverage);
+template <class T>
+void broadcast(const std::string& name, T* data, size_t count, int root_rank);
+void barrier();
+
+// The DataType of a C++ type.
+template <class T>
+constexpr DataType data_type_of();
+
+// ---- implementation of the templates ----
+
+template <class T>
+constexpr DataType data_type_of() {
+  if constexpr (std::is_same_v<T, uint8_t>) return DataType::kUint8;
+  else if constexpr (std::is_same_v<T, int8_t>) return DataType::kInt8;
+  else if constexpr (std::is_same_v<T, int16_t>) return DataType::kInt16;
+  else if constexpr (std::is_same_v<T, int32_t>) return DataType::kInt32;
+  else if constexpr (std::is_same_v<T, int64_t>) return DataType::kInt64;
+  else if constexpr (std::is_same_v<T, float>) return DataType::kFloat32;
+  else if constexpr (std::is_same_v<T, double>) return DataType::kFloat64;
+  else if constexpr (std::is_same_v<T, bool>) return DataType::kBool;
+  else static_assert(sizeof(T) == 0, "this C++ type has no khorus::DataType");
+}
+
+namespace internal {
+template <class T>
+TensorView flat_view(T* data, size_t count) {
+  TensorView view;
+  view.data = data;
+  view.dtype = data_type_of<T>();
+  view.shape = {static_cast<int64_t>(count)};
+  return view;
+}
+}  // namespace internal
+
+template <class T>
+void allreduce(const std::string& name, T* data, size_t count, ReduceOp op) {
+  const TensorView view = internal::flat_view(data, count);
+  AllreduceOptions options;
+  options.op = op;
+  throw_if_error(engine().allreduce_async(name, view, view, options)->wait());
+}
+
+template <class T>
+void broadcast(const std::string& name, T* data, size_t count, int root_rank) {
+  const TensorView view = internal::flat_view(data, count);
+  throw_if_error(engine().broadcast_async(name, view, view, root_rank)->wait());
+}
+
+}  // namespace khorus

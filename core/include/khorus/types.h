@@ -1,0 +1,96 @@
+// The words of the field: data types, reductions, operations, devices, shapes.
+//
+// Plain values without behaviour. The numeric values of the enums travel on the wire and through
+// backend.h: append, never renumber.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace khorus {
+
+enum class DataType : uint8_t {
+  kUint8 = 0,
+  kInt8 = 1,
+  kInt16 = 2,
+  kInt32 = 3,
+  kInt64 = 4,
+  kFloat16 = 5,
+  kBfloat16 = 6,
+  kFloat32 = 7,
+  kFloat64 = 8,
+  kBool = 9,
+};
+inline constexpr int kDataTypeCount = 10;
+
+enum class ReduceOp : uint8_t {
+  kSum = 0,
+  kAverage = 1,
+  kMin = 2,
+  kMax = 3,
+  kProduct = 4,
+};
+inline constexpr int kReduceOpCount = 5;
+
+// What a rank asks for. kExchange carries a few bytes per rank over the control channel alone.
+enum class OpKind : uint8_t {
+  kAllreduce = 0,
+  kAllgather = 1,
+  kBroadcast = 2,
+  kBarrier = 3,
+  kExchange = 4,
+};
+inline constexpr int kOpKindCount = 5;
+
+enum class DeviceKind : uint8_t { kCpu = 0, kCuda = 1 };
+
+struct Device {
+  DeviceKind kind = DeviceKind::kCpu;
+  int index = 0;
+  bool operator==(const Device&) const = default;
+};
+
+// Extents, outermost first. An empty shape is a scalar: one element.
+using Shape = std::vector<int64_t>;
+
+// Which ranks take part. 0 is the set of all ranks.
+using ProcessSetId = int32_t;
+inline constexpr ProcessSetId kGlobalProcessSet = 0;
+
+// Bytes per element: 1, 2, 4 or 8.
+size_t element_size(DataType dtype) noexcept;
+// Number of elements: the product of the extents; 1 for a scalar.
+int64_t element_count(const Shape& shape) noexcept;
+
+std::string_view to_string(DataType dtype) noexcept;    // "float32"
+std::string_view to_string(ReduceOp op) noexcept;       // "sum"
+std::string_view to_string(OpKind kind) noexcept;       // "allreduce"
+std::string_view to_string(DeviceKind kind) noexcept;   // "cpu"
+std::string to_string(const Shape& shape);              // "[4096,1024]"
+std::string to_string(const Device& device);            // "cuda:1"
+
+// A tensor that somebody else owns: contiguous, row-major memory.
+//
+// `owner`, when set, keeps `data` alive: Khorus holds it until the operation is over. When it is
+// not set the caller keeps the memory valid until the Work is done.
+// `stream` and `ready_event` are for device tensors (an opaque cudaStream_t / cudaEvent_t); null
+// on the CPU.
+struct TensorView {
+  void* data = nullptr;
+  DataType dtype = DataType::kFloat32;
+  Shape shape;
+  Device device;
+  void* stream = nullptr;
+  void* ready_event = nullptr;
+  std::shared_ptr<void> owner;
+
+  size_t bytes() const noexcept {
+    return static_cast<size_t>(element_count(shape)) * element_size(dtype);
+  }
+};
+
+}  // namespace khorus

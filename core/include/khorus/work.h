@@ -1,0 +1,51 @@
+// Work: the handle of one submitted operation.
+//
+// Thread rule: every method may be called from any thread, also from several at once. A Work may
+// outlive its Engine: a Work that was in flight at shutdown is done, with an error.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "khorus/status.h"
+#include "khorus/types.h"
+
+namespace khorus {
+
+class Work {
+ public:
+  virtual ~Work() = default;
+
+  // The tensor's name, as negotiated.
+  virtual const std::string& name() const noexcept = 0;
+
+  // True once the operation is over, well or badly. Never blocks.
+  virtual bool poll() const noexcept = 0;
+
+  // Blocks until the operation is over; returns its Status. Every wait ends: by the result, by a
+  // PeerLost or Aborted error, or by shutdown.
+  virtual Status wait() = 0;
+
+  // What came of it. REQUIRES: poll() is true and the Status was ok.
+  // allreduce, broadcast: the output tensor the caller gave. allgather: memory that the engine
+  // allocated, with shape [sum of first extents, rest...]; `owner` keeps it alive.
+  virtual TensorView result() const = 0;
+
+  // First extents by rank of the process set, of an allgather; else empty.
+  // REQUIRES: as result().
+  virtual std::vector<int64_t> first_extents() const = 0;
+
+  // Runs `callback` with the Status once the operation is over: at once, on this thread, if it is
+  // over already; else on the thread that finishes it, before wait() returns there. The callback
+  // must not block and must not throw.
+  virtual void on_done(std::function<void(const Status&)> callback) = 0;
+};
+
+using WorkPtr = std::shared_ptr<Work>;
+
+// Waits for all; returns the first error in list order (after all are over), or ok.
+Status wait_all(const std::vector<WorkPtr>& works);
+
+}  // namespace khorus
