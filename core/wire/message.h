@@ -42,8 +42,8 @@ struct Request {
   double prescale = 1.0;
   double postscale = 1.0;
   std::string name;
-  Shape shape;             // of an allgather, on the wire and in tables, shape[0] is 0: see extents
-  std::string group;       // empty: not grouped
+  Shape shape;        // of an allgather, on the wire and in tables, shape[0] is 0: see extents
+  std::string group;  // empty: not grouped
   uint32_t group_size = 0;
   bool operator==(const Request&) const = default;
 };
@@ -89,7 +89,7 @@ struct ResponseTensor {
 // What all ranks of the process set now do: one fused operation, or one error.
 struct Response {
   StatusCode code = StatusCode::kOk;
-  std::string error;                    // when code is not kOk
+  std::string error;                       // when code is not kOk
   std::vector<std::string> failed_groups;  // every pending tensor of these groups fails with it
   ProcessSetId process_set = kGlobalProcessSet;
   // One fused operation: kind, dtype, op, device, root and scales of all tensors are equal. Of an

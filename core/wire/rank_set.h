@@ -1,7 +1,7 @@
 // RankSet: a set of ranks as sorted, disjoint, non-adjacent intervals.
 //
 // A value. Subtrees of the control tree are a few intervals per level, so sets stay small whatever
-// the world size. Bounded on the wire by kMaxIntervals.
+// the world size.
 #pragma once
 
 #include <cstdint>
