@@ -1,0 +1,205 @@
+// Reading the value of one knob from text; see config_table.h.
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <numeric>
+
+#include "core/base/config_table.h"
+
+namespace khorus::base {
+namespace {
+
+struct Unit {
+  std::string_view name;  // lower case
+  double factor;
+};
+constexpr Unit kByteUnits[] = {
+    {"", 1},        {"b", 1},         {"k", 1024}, {"kib", 1024}, {"m", 1 << 20}, {"mib", 1 << 20},
+    {"g", 1 << 30}, {"gib", 1 << 30}, {"kb", 1e3}, {"mb", 1e6},   {"gb", 1e9},
+};
+constexpr Unit kSecondUnits[] = {{"", 1},     {"us", 1e-6}, {"ms", 1e-3}, {"s", 1},
+                                 {"min", 60}, {"m", 60},    {"h", 3600}};
+constexpr Unit kMillisecondUnits[] = {{"", 1},      {"us", 1e-3}, {"ms", 1},   {"s", 1e3},
+                                      {"min", 6e4}, {"m", 6e4},   {"h", 3.6e6}};
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return result;
+}
+
+std::string_view trimmed(std::string_view text) {
+  const auto is_space = [](char c) { return c == ' ' || c == '\t' || c == '\n'; };
+  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+  return text;
+}
+
+// A finite number followed by one of `units`.
+std::optional<double> parse_number(std::string_view text, std::span<const Unit> units) {
+  double number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number, std::chars_format::general);
+  if (error != std::errc() || !std::isfinite(number)) return std::nullopt;
+  const std::string suffix =
+      lower(trimmed(std::string_view(rest, static_cast<size_t>(end - rest))));
+  for (const Unit& unit : units) {
+    if (suffix == unit.name) return number * unit.factor;
+  }
+  return std::nullopt;
+}
+
+std::optional<int64_t> parse_integer(std::string_view text) {
+  int64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || rest != end) return std::nullopt;
+  return number;
+}
+
+std::optional<int64_t> parse_bytes(std::string_view text) {
+  if (const auto whole = parse_integer(text)) return whole;
+  const auto number = parse_number(text, kByteUnits);
+  if (!number || std::abs(*number) >= 9e18) return std::nullopt;
+  return static_cast<int64_t>(*number);
+}
+
+std::optional<bool> parse_bool(const std::string& text) {
+  if (text == "1" || text == "true" || text == "yes" || text == "on") return true;
+  if (text == "0" || text == "false" || text == "no" || text == "off") return false;
+  return std::nullopt;
+}
+
+std::optional<LogLevel> parse_level(const std::string& text) {
+  constexpr std::string_view kNames[] = {"trace", "debug", "info", "warning", "error", "fatal"};
+  for (size_t i = 0; i < std::size(kNames); ++i) {
+    if (text == kNames[i]) return static_cast<LogLevel>(i);
+  }
+  return std::nullopt;
+}
+
+template <class T>
+std::optional<KnobValue> as_value(const std::optional<T>& parsed) {
+  if (!parsed) return std::nullopt;
+  return KnobValue(*parsed);
+}
+
+std::optional<KnobValue> parse_by_type(KnobType type, std::string_view text) {
+  constexpr Unit kNoUnit[] = {{"", 1}};
+  switch (type) {
+    case KnobType::kBool:
+      return as_value(parse_bool(lower(text)));
+    case KnobType::kInteger:
+      return as_value(parse_integer(text));
+    case KnobType::kReal:
+      return as_value(parse_number(text, kNoUnit));
+    case KnobType::kBytes:
+      return as_value(parse_bytes(text));
+    case KnobType::kMilliseconds:
+      return as_value(parse_number(text, kMillisecondUnits));
+    case KnobType::kSeconds:
+      return as_value(parse_number(text, kSecondUnits));
+    case KnobType::kText:
+      return KnobValue(std::string(text));
+    case KnobType::kName:
+      return KnobValue(lower(text));
+    case KnobType::kLevel:
+      return as_value(parse_level(lower(text)));
+  }
+  return std::nullopt;
+}
+
+bool below(const KnobValue& value, double minimum) {
+  if (const auto* integer = std::get_if<int64_t>(&value)) {
+    return static_cast<double>(*integer) < minimum;
+  }
+  if (const auto* real = std::get_if<double>(&value)) return *real < minimum;
+  return false;
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+std::string_view unit_of(KnobType type) noexcept {
+  switch (type) {
+    case KnobType::kBytes:
+      return "bytes";
+    case KnobType::kMilliseconds:
+      return "milliseconds";
+    case KnobType::kSeconds:
+      return "seconds";
+    default:
+      return "";
+  }
+}
+
+std::string expectation(const Knob& knob) {
+  std::string text;
+  switch (knob.type) {
+    case KnobType::kBool:
+      return "true or false (1, 0, yes, no, on, off)";
+    case KnobType::kInteger:
+      text = "a whole number";
+      break;
+    case KnobType::kReal:
+      text = "a number";
+      break;
+    case KnobType::kBytes:
+      text = "a size in bytes, such as 67108864 or 64MiB";
+      break;
+    case KnobType::kMilliseconds:
+      text = "a time in milliseconds, such as 1, 0.5ms or 2s";
+      break;
+    case KnobType::kSeconds:
+      text = "a time in seconds, such as 60, 500ms or 2min";
+      break;
+    case KnobType::kText:
+      return "text";
+    case KnobType::kName:
+      return "a name";
+    case KnobType::kLevel:
+      return "one of trace, debug, info, warning, error, fatal";
+  }
+  if (knob.minimum > std::numeric_limits<double>::lowest()) {
+    text += ", at least " + std::to_string(static_cast<int64_t>(knob.minimum));
+  }
+  return text;
+}
+
+Result<KnobValue> parse_knob(const Knob& knob, std::string_view source, std::string_view text) {
+  const bool literal = knob.type == KnobType::kText;
+  std::optional<KnobValue> value = parse_by_type(knob.type, literal ? text : trimmed(text));
+  if (!value || below(*value, knob.minimum)) {
+    return Status(StatusCode::kInvalidArgument, std::string(source) + "=\"" + std::string(text) +
+                                                    "\": expected " + expectation(knob));
+  }
+  return *std::move(value);
+}
+
+std::string nearest_variable(std::string_view variable) {
+  constexpr std::string_view kPrefix = "KHORUS_";
+  if (variable.starts_with(kPrefix)) variable.remove_prefix(kPrefix.size());
+  const auto all = knobs();
+  const auto nearest = std::min_element(all.begin(), all.end(), [&](const Knob& a, const Knob& b) {
+    return edit_distance(variable, a.name) < edit_distance(variable, b.name);
+  });
+  return std::string(kPrefix) + std::string(nearest->name);
+}
+
+}  // namespace khorus::base
