@@ -40,11 +40,12 @@ class ControlChannel {
  public:
   virtual ~ControlChannel() = default;
 
-  // Queues a frame and tries to write it at once; never blocks. A frame to a closed peer is dropped.
+  // Queues a frame and tries to write it at once; never blocks. A frame to a closed peer is
+  // dropped.
   virtual void send(int peer, std::span<const std::byte> frame) = 0;
 
-  // Waits for events, for wake(), or until `deadline` (time_point::max(): no deadline), whichever is
-  // first, and appends the events to `events`. Uses no CPU while it waits. A wake() that came
+  // Waits for events, for wake(), or until `deadline` (time_point::max(): no deadline), whichever
+  // is first, and appends the events to `events`. Uses no CPU while it waits. A wake() that came
   // before poll() makes it return at once.
   virtual void poll(std::chrono::steady_clock::time_point deadline,
                     std::vector<ChannelEvent>* events) = 0;

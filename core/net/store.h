@@ -1,7 +1,7 @@
 // Store: where ranks meet before they are connected. Small values under string keys.
 //
-// Interface without fields; implementations: memory_store.h (in process), tcp_store.h (client of the
-// launcher's StoreServer, authenticated with the job key).
+// Interface without fields; implementations: memory_store.h (in process), tcp_store.h (client of
+// the launcher's StoreServer, authenticated with the job key).
 //
 // Thread rule: every method from any thread.
 #pragma once
