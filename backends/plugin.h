@@ -1,0 +1,141 @@
+// The C edge of a backend, written once: Edge<Communicator> turns a C++ class into the functions of
+// khorus_backend (core/include/khorus/backend.h, README.md).
+//
+// A Communicator provides
+//   static Result<std::unique_ptr<Communicator>> open(const khorus_group& group);
+//   Status connect();  Status run(const khorus_op& op);  void abort(const std::string& reason);
+// and a destructor that disconnects. Exceptions stop here: they become errors with their what().
+// In a backend's Status, lost_rank() is the global rank the error is about, whatever the code.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "khorus/backend.h"
+#include "khorus/status.h"
+#include "khorus/types.h"
+
+namespace khorus::backends {
+
+// Fills `error` (which may be null) and returns the code. A message that is too long is cut.
+inline int32_t report(const Status& status, khorus_error* error) noexcept {
+  if (error != nullptr) {
+    error->code = static_cast<int32_t>(status.code());
+    error->rank = status.lost_rank();
+    const std::string& text = status.message();
+    const size_t length = std::min(text.size(), sizeof(error->message) - 1);
+    std::memcpy(error->message, text.data(), length);
+    error->message[length] = '\0';
+  }
+  return static_cast<int32_t>(status.code());
+}
+
+// What the group's exchange brought, by rank of the group.
+using Exchanged = std::vector<std::string>;
+
+// One round of host->exchange: everyone's bytes, or the host's error.
+inline Result<Exchanged> exchange(const khorus_host& host, const char* tag,
+                                  const std::string& bytes, int group_size) {
+  Exchanged all(static_cast<size_t>(group_size));
+  // Called by C code: must not throw, so a failure to allocate is kept for later.
+  struct Receiver {
+    Exchanged& all;
+    bool failed = false;
+  } receiver{all};
+  const auto receive = [](void* context, int32_t rank, const void* data, size_t size) noexcept {
+    auto& self = *static_cast<Receiver*>(context);
+    try {
+      self.all.at(static_cast<size_t>(rank)).assign(static_cast<const char*>(data), size);
+    } catch (const std::exception&) {
+      self.failed = true;
+    }
+  };
+  khorus_error error{};
+  const int32_t code =
+      host.exchange(host.engine, tag, bytes.data(), bytes.size(), receive, &receiver, &error);
+  if (code != 0) return Status(static_cast<StatusCode>(code), error.message, error.rank);
+  if (receiver.failed) {
+    return Status(StatusCode::kInternal, std::string("the exchange \"") + tag +
+                                             "\" gave a rank outside the group, or memory ran out");
+  }
+  return all;
+}
+
+// What every CPU backend can run.
+inline bool is_plain_cpu_operation(uint8_t kind, uint8_t dtype, uint8_t reduce_op,
+                                   uint8_t device) noexcept {
+  if (device != static_cast<uint8_t>(DeviceKind::kCpu) || dtype >= kDataTypeCount) return false;
+  switch (static_cast<OpKind>(kind)) {
+    case OpKind::kAllreduce:
+      return reduce_op < kReduceOpCount && reduce_op != static_cast<uint8_t>(ReduceOp::kAverage);
+    case OpKind::kAllgather:
+    case OpKind::kBroadcast:
+      return true;
+    case OpKind::kBarrier:
+    case OpKind::kExchange:
+      break;
+  }
+  return false;
+}
+
+template <class Communicator>
+struct Edge {
+  static int32_t open(const khorus_group* group, khorus_comm** comm, khorus_error* error) {
+    *comm = nullptr;
+    return guard(error, [&]() -> Status {
+      Result<std::unique_ptr<Communicator>> opened = Communicator::open(*group);
+      if (!opened) return opened.status();
+      *comm = reinterpret_cast<khorus_comm*>(opened.value().release());
+      return {};
+    });
+  }
+  static int32_t connect(khorus_comm* comm, khorus_error* error) {
+    return guard(error, [&] { return self(comm).connect(); });
+  }
+  static int32_t run(khorus_comm* comm, const khorus_op* op, khorus_error* error) {
+    return guard(error, [&] { return self(comm).run(*op); });
+  }
+  static void abort(khorus_comm* comm, const char* reason) {
+    guard(nullptr, [&]() -> Status {
+      self(comm).abort(reason == nullptr ? "no reason given" : reason);
+      return {};
+    });
+  }
+  static void disconnect(khorus_comm* comm) {
+    guard(nullptr, [&]() -> Status {
+      delete &self(comm);
+      return {};
+    });
+  }
+
+ private:
+  static Communicator& self(khorus_comm* comm) { return *reinterpret_cast<Communicator*>(comm); }
+
+  template <class Function>
+  static int32_t guard(khorus_error* error, Function&& function) noexcept {
+    try {
+      return report(function(), error);
+    } catch (const std::exception& thrown) {
+      return report_thrown(thrown.what(), error);
+    } catch (...) {
+      return report_thrown("an exception that is not a std::exception", error);
+    }
+  }
+  static int32_t report_thrown(const char* what, khorus_error* error) noexcept {
+    // No allocation: what was thrown may be bad_alloc.
+    if (error != nullptr) {
+      error->code = static_cast<int32_t>(StatusCode::kInternal);
+      error->rank = -1;
+      std::strncpy(error->message, what, sizeof(error->message) - 1);
+      error->message[sizeof(error->message) - 1] = '\0';
+    }
+    return static_cast<int32_t>(StatusCode::kInternal);
+  }
+};
+
+}  // namespace khorus::backends
