@@ -1,9 +1,9 @@
 // Node: the whole protocol of one rank, as a pure state machine.
 //
-// Every rank has a Node: it keeps the rank's own pending operations and response cache, gathers what
-// its subtree of the control tree has submitted, and applies the decisions that come down. The Node
-// of the root (rank 0 of the epoch) also decides: it validates, orders and fuses what all ranks have
-// submitted.
+// Every rank has a Node: it keeps the rank's own pending operations and response cache, gathers
+// what its subtree of the control tree has submitted, and applies the decisions that come down. The
+// Node of the root (rank 0 of the epoch) also decides: it validates, orders and fuses what all
+// ranks have submitted.
 //
 // Pure: no thread, mutex, socket, clock or environment. Time is an argument, in microseconds of any
 // monotonic clock. Inputs change state only; what follows from them comes out of tick(). So the
@@ -33,13 +33,13 @@ struct NodeOptions {
   int rank = 0;
   int size = 1;
   uint64_t epoch = 0;
-  int fan_in = 8;                              // children per node of the control tree
-  int64_t fusion_threshold_bytes = 64 << 20;   // of one fused response
-  TimeUs flush_window_us = 1000;               // longest wait of a ready tensor for others to fuse with
-  int max_in_flight = 2;                       // responses on the root's data plane before it waits
-  size_t cache_capacity = 4096;                // tensors; 0: no cache
-  TimeUs stall_warning_us = 60'000'000;        // 0: no stall inspector
-  TimeUs stall_shutdown_us = 0;                // 0: never
+  int fan_in = 8;                             // children per node of the control tree
+  int64_t fusion_threshold_bytes = 64 << 20;  // of one fused response
+  TimeUs flush_window_us = 1000;         // longest wait of a ready tensor for others to fuse with
+  int max_in_flight = 2;                 // responses on the root's data plane before it waits
+  size_t cache_capacity = 4096;          // tensors; 0: no cache
+  TimeUs stall_warning_us = 60'000'000;  // 0: no stall inspector
+  TimeUs stall_shutdown_us = 0;          // 0: never
 };
 
 // Who a rank is, for messages. By rank; may be empty until known.
@@ -81,8 +81,8 @@ struct Output {
   std::vector<Completion> completions;
   std::vector<uint64_t> agreed_rounds;  // sequences of the decisions applied now (for CYCLE_START)
   std::vector<LogLine> log;
-  // Set once. After shutdown: run what was given, then call drained(). After a fault: abort the data
-  // plane; every ticket has had, or has in this Output, its Completion, but for executions.
+  // Set once. After shutdown: run what was given, then call drained(). After a fault: abort the
+  // data plane; every ticket has had, or has in this Output, its Completion, but for executions.
   bool shutdown = false;
   Status shutdown_status;
   std::optional<Status> fault;

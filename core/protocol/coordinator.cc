@@ -1,0 +1,169 @@
+// See coordinator.h.
+#include "core/protocol/coordinator.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/protocol/cache_encoding.h"
+#include "core/protocol/fusion_planner.h"
+#include "core/protocol/validator.h"
+
+namespace khorus::protocol {
+namespace {
+
+wire::ResponseTensor tensor_of(Variant&& variant) {
+  wire::ResponseTensor tensor;
+  tensor.request = std::move(variant.request);
+  for (const auto& [rank, extent] : variant.extents) tensor.extents.push_back(extent);
+  for (auto& [rank, payload] : variant.payloads) tensor.payloads.push_back(std::move(payload));
+  return tensor;
+}
+
+// A tensor of an error response: only its name and kind count.
+wire::ResponseTensor named(const wire::Request& request) {
+  wire::ResponseTensor tensor;
+  tensor.request.kind = request.kind;
+  tensor.request.process_set = request.process_set;
+  tensor.request.name = request.name;
+  return tensor;
+}
+
+}  // namespace
+
+void Coordinator::completed(TableEntry entry, const std::vector<PeerInfo>& peers, TimeUs now) {
+  if (const auto message = mismatch(entry, peers)) {
+    fail(entry, *message);
+    return;
+  }
+  Ready ready{tensor_of(std::move(entry.variants.front())), entry.order, now};
+  const wire::Request& request = ready.tensor.request;
+  if (request.group.empty()) {
+    ready_.push_back(std::move(ready));
+    return;
+  }
+  const GroupKey key{request.process_set, request.group};
+  Group& group = groups_[key];
+  group.size = request.group_size;
+  group.complete.push_back(std::move(ready));
+  touched_groups_.push_back(key);
+  if (group.complete.size() < group.size) return;
+  // All there: released together, side by side, in the place of the first.
+  uint64_t order = group.complete.front().order;
+  for (const Ready& member : group.complete) order = std::min(order, member.order);
+  std::sort(group.complete.begin(), group.complete.end(),
+            [](const Ready& a, const Ready& b) { return a.order < b.order; });
+  for (Ready& member : group.complete) {
+    member.order = order;
+    ready_.push_back(std::move(member));
+  }
+  groups_.erase(key);
+}
+
+void Coordinator::check_groups(const RequestTable& table, const std::vector<PeerInfo>& peers,
+                               TimeUs) {
+  for (const GroupKey& key : touched_groups_) {
+    const auto it = groups_.find(key);
+    if (it == groups_.end()) continue;
+    const Group& group = it->second;
+    std::string message = "group \"" + key.second + "\": all ranks submitted " +
+                          describe(group.complete.front().tensor.request);
+    std::string others;
+    table.for_each([&](const TableEntry& entry) {
+      for (const Variant& variant : entry.variants) {
+        if (entry.key.process_set != key.first || variant.request.group != key.second) continue;
+        if (!others.empty()) others += ", ";
+        others += describe(variant.request) + " on " + describe_ranks(variant.ranks, peers);
+      }
+    });
+    message += ", but the other members differ between ranks";
+    if (!others.empty()) message += ": only " + others;
+    fail_group(key, message + "; submit the same group on every rank");
+  }
+  touched_groups_.clear();
+}
+
+void Coordinator::fail(const TableEntry& entry, const std::string& message) {
+  std::set<std::string> groups;
+  for (const Variant& variant : entry.variants) {
+    if (!variant.request.group.empty()) groups.insert(variant.request.group);
+  }
+  wire::Response response;
+  response.code = StatusCode::kMismatch;
+  response.error = message.substr(0, wire::Limits::kMaxTextBytes);
+  response.process_set = entry.key.process_set;
+  response.tensors.push_back(named(entry.variants.front().request));
+  for (const std::string& group : groups) {
+    response.failed_groups.push_back(group);
+    groups_.erase({entry.key.process_set, group});
+  }
+  errors_.push_back(std::move(response));
+}
+
+void Coordinator::fail_group(const GroupKey& key, const std::string& message) {
+  wire::Response response;
+  response.code = StatusCode::kMismatch;
+  response.error = message.substr(0, wire::Limits::kMaxTextBytes);
+  response.process_set = key.first;
+  response.failed_groups.push_back(key.second);
+  for (const Ready& member : groups_[key].complete) {
+    response.tensors.push_back(named(member.tensor.request));
+  }
+  groups_.erase(key);
+  errors_.push_back(std::move(response));
+}
+
+void Coordinator::leave(const std::string& reason) {
+  if (leaving_reason_.empty()) leaving_reason_ = reason;
+}
+
+FlushState Coordinator::flush_state(const RequestTable& table, int in_flight) const {
+  FlushState state;
+  for (const Ready& ready : ready_) {
+    state.oldest_ready = std::min(state.oldest_ready, ready.since);
+    state.ready_bytes += tensor_bytes(ready.tensor);
+    state.urgent |= !fusable(ready.tensor.request, ready.tensor.request);
+  }
+  state.last_arrival = last_arrival_;
+  state.others_on_their_way = table.size() > 0;
+  state.in_flight = in_flight;
+  state.urgent |= !errors_.empty() || !leaving_reason_.empty();
+  return state;
+}
+
+std::vector<wire::Response> Coordinator::take_ready(const ResponseCache& cache) {
+  std::vector<wire::Response> responses = std::move(errors_);
+  errors_.clear();
+  std::stable_sort(ready_.begin(), ready_.end(),
+                   [](const Ready& a, const Ready& b) { return a.order < b.order; });
+  std::vector<wire::ResponseTensor> tensors;
+  for (Ready& ready : ready_) tensors.push_back(std::move(ready.tensor));
+  ready_.clear();
+  for (const auto& bucket : plan_fusion(tensors, options_.fusion_threshold_bytes)) {
+    wire::Response response;
+    for (size_t index : bucket) response.tensors.push_back(std::move(tensors[index]));
+    response.process_set = response.tensors.front().request.process_set;
+    compress_response(cache, &response);
+    responses.push_back(std::move(response));
+  }
+  return responses;
+}
+
+std::optional<wire::Decision> Coordinator::decide(const RequestTable& table,
+                                                  const ResponseCache& cache, int in_flight,
+                                                  TimeUs now, TimeUs* deadline) {
+  *deadline = kNever;
+  if (closing_) return std::nullopt;
+  const FlushVerdict verdict = decide_flush(flush_state(table, in_flight), options_, now);
+  *deadline = verdict.deadline;
+  if (!verdict.flush) return std::nullopt;
+  wire::Decision decision;
+  decision.responses = take_ready(cache);
+  if (!leaving_reason_.empty()) {
+    decision.shutdown = true;
+    decision.shutdown_reason = leaving_reason_;
+    closing_ = true;
+  }
+  return decision;
+}
+
+}  // namespace khorus::protocol

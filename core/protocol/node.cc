@@ -1,0 +1,191 @@
+// See node.h. This file: construction, tick() and what it sends.
+#include "core/protocol/node.h"
+
+#include <algorithm>
+
+#include "core/base/assert.h"
+#include "core/protocol/cache_encoding.h"
+#include "core/protocol/node_state.h"
+
+namespace khorus::protocol {
+
+Node::State::State(const NodeOptions& node_options)
+    : options(node_options),
+      topology(options.rank, options.size, options.fan_in),
+      sets(options.size),
+      cache(options.cache_capacity),
+      stall_inspector(options.stall_warning_us, options.stall_shutdown_us) {
+  for (int rank : topology.children()) {
+    Child child;
+    child.rank = rank;
+    child.subtree = Topology::subtree_of(rank, options.size, options.fan_in);
+    children.push_back(std::move(child));
+  }
+  if (is_root()) coordinator.emplace(options);
+  if (options.stall_warning_us > 0) {
+    // All levels together keep an entry from the root for at most a quarter of the warning time.
+    const int depth = std::max(1, Topology::depth(options.size, options.fan_in));
+    hold_us = std::max<TimeUs>(1, options.stall_warning_us / (4 * depth));
+  }
+}
+
+Node::Node(const NodeOptions& options) : state_(std::make_unique<State>(options)) {}
+Node::~Node() = default;
+
+int Node::parent() const noexcept { return state_->topology.parent(); }
+const std::vector<int>& Node::children() const noexcept { return state_->topology.children(); }
+void Node::set_peers(std::vector<PeerInfo> peers) { state_->peers = std::move(peers); }
+uint64_t Node::applied_sequence() const noexcept { return state_->applied; }
+const NodeStats& Node::stats() const noexcept { return state_->stats; }
+uint64_t Node::state_digest() const noexcept {
+  return state_->history_digest * 1099511628211U + state_->cache.digest();
+}
+
+Output Node::tick(TimeUs now) {
+  State& state = *state_;
+  if (!state.faulted) {
+    if (state.is_root()) {
+      state.decide(now);
+      state.inspect_stalls(now);
+    } else {
+      state.report_to_parent(now);
+    }
+  }
+  state.stats.cached_tensors = state.cache.size();
+  Output out = std::move(state.out);
+  state.out = Output();
+  return out;
+}
+
+TimeUs Node::next_deadline() const noexcept {
+  const State& state = *state_;
+  if (state.faulted) return kNever;
+  return std::min({state.flush_deadline, state.stall_deadline, state.next_hold});
+}
+
+void Node::State::send(int peer, wire::Message message) {
+  out.frames.emplace_back(peer, wire::Frame{options.epoch, std::move(message)});
+}
+
+void Node::State::send_to_children(const wire::Message& message) {
+  for (const Child& child : children) {
+    if (!child.closed) send(child.rank, message);
+  }
+}
+
+void Node::State::log(LogLevel level, std::string text) {
+  out.log.push_back({level, std::move(text)});
+}
+
+bool Node::State::subtree_drained() const {
+  return self_drained && std::all_of(children.begin(), children.end(),
+                                     [](const Child& child) { return child.drained; });
+}
+
+// ---- inner nodes ----
+
+// Entries that the whole subtree has submitted go to the parent and are forgotten here.
+void Node::State::pass_on(wire::Report* report, TimeUs) {
+  for (const TensorKey& key : to_pass_on) {
+    const TableEntry* entry = table.find(key);
+    if (entry == nullptr || !entry->complete()) continue;
+    append_to_report(*entry, entry->needed.minus(entry->passed_on), entry->needed, cache, sets,
+                     report);
+    table.erase(key);
+  }
+  to_pass_on.clear();
+}
+
+// Entries that wait for long are passed on as far as they are, so that the root can see a stall.
+void Node::State::pass_on_overdue(wire::Report* report, TimeUs now) {
+  if (hold_us == kNever || now < next_hold) return;
+  next_hold = kNever;
+  std::vector<TableEntry*> overdue;
+  table.for_each([&](TableEntry& entry) {
+    const wire::RankSet news = entry.ranks.minus(entry.passed_on);
+    if (news.empty()) return;
+    if (now < entry.first_seen + hold_us) {
+      next_hold = std::min(next_hold, entry.first_seen + hold_us);
+    } else {
+      overdue.push_back(&entry);
+    }
+  });
+  std::sort(overdue.begin(), overdue.end(),
+            [](const TableEntry* a, const TableEntry* b) { return a->order < b->order; });
+  for (TableEntry* entry : overdue) {
+    append_to_report(*entry, entry->ranks.minus(entry->passed_on), entry->needed, cache, sets,
+                     report);
+    entry->passed_on = entry->ranks;
+  }
+}
+
+void Node::State::report_to_parent(TimeUs now) {
+  if (goodbye) return;
+  wire::Report report;
+  report.applied_sequence = applied;
+  pass_on(&report, now);
+  pass_on_overdue(&report, now);
+  if (!leaving_reason.empty() && !leaving_reported && !shutting_down) {
+    report.leaving_rank = leaving_rank;
+    report.leaving_reason = leaving_reason;
+    leaving_reported = true;
+  }
+  if (shutting_down && !drained_reported && subtree_drained()) {
+    report.drained = true;
+    drained_reported = true;
+  }
+  const bool news = !report.cached_all.empty() || !report.cached_some.empty() ||
+                    !report.contributions.empty() || !report.leaving_reason.empty() ||
+                    report.drained;
+  if (news) send(topology.parent(), std::move(report));
+}
+
+// ---- the root ----
+
+void Node::State::decide(TimeUs now) {
+  flush_deadline = kNever;
+  if (!shutting_down) {
+    for (const TensorKey& key : to_pass_on) {
+      TableEntry* entry = table.find(key);
+      if (entry == nullptr || !entry->complete()) continue;
+      TableEntry complete = std::move(*entry);
+      table.erase(key);
+      coordinator->completed(std::move(complete), peers, now);
+    }
+    to_pass_on.clear();
+    coordinator->check_groups(table, peers, now);
+    auto decision = coordinator->decide(table, cache, in_flight, now, &flush_deadline);
+    if (decision) {
+      decision->sequence = applied + 1;
+      send_to_children(*decision);
+      apply(std::move(*decision), now);
+    }
+  }
+  if (shutting_down && !goodbye && subtree_drained()) {
+    wire::Decision farewell;
+    farewell.sequence = applied + 1;
+    farewell.goodbye = true;
+    send_to_children(farewell);
+    apply(std::move(farewell), now);
+  }
+}
+
+void Node::State::inspect_stalls(TimeUs now) {
+  stall_deadline = kNever;
+  if (shutting_down || options.stall_warning_us == 0 || table.size() == 0) return;
+  StallInspector::Verdict verdict = stall_inspector.inspect(table, peers, now);
+  if (verdict.query) receive_stall_query(*verdict.query, now);
+  if (verdict.report) {
+    wire::StallReport report{verdict.report->substr(0, wire::Limits::kMaxTextBytes)};
+    send_to_children(report);
+    log(LogLevel::kWarning, report.text);
+  }
+  if (verdict.give_up) {
+    fail(wire::Fault{StatusCode::kTimeout, -1, "stalled beyond the limit: " + *verdict.give_up}, -1,
+         now);
+    return;
+  }
+  stall_deadline = verdict.deadline;
+}
+
+}  // namespace khorus::protocol

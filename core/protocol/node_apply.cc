@@ -1,0 +1,168 @@
+// See node.h. This file: decisions and faults, applied. Decisions are identical on every rank and
+// applied in sequence; the response cache changes here and nowhere else.
+#include <algorithm>
+#include <utility>
+
+#include "core/protocol/cache_encoding.h"
+#include "core/protocol/node_state.h"
+#include "core/protocol/validator.h"
+
+namespace khorus::protocol {
+
+void Node::State::apply(wire::Decision decision, TimeUs now) {
+  // All ids are resolved before the cache changes: they were chosen at the same moment.
+  std::vector<bool> cached;
+  for (wire::Response& response : decision.responses) {
+    cached.push_back(!response.cache_ids.empty());
+    if (!expand_response(cache, &response)) {
+      violation(topology.parent(), "a cache id that this rank does not have", now);
+      return;
+    }
+  }
+  applied = decision.sequence;
+  ++stats.decisions;
+  history_digest = history_digest * 31 + decision.sequence;
+  out.agreed_rounds.push_back(applied);
+  for (size_t i = 0; i < decision.responses.size(); ++i) {
+    apply_response(std::move(decision.responses[i]), cached[i]);
+  }
+  if (decision.shutdown) begin_shutdown(decision.shutdown_reason);
+  if (decision.goodbye) {
+    goodbye = true;
+    out.goodbye = true;
+  }
+  forget_what_children_know();
+}
+
+void Node::State::apply_response(wire::Response response, bool cached) {
+  for (const wire::ResponseTensor& tensor : response.tensors) {
+    history_digest = history_digest * 1099511628211U + TensorKeyHash()(key_of(tensor.request));
+  }
+  if (response.code != StatusCode::kOk) {
+    apply_error(response);
+    return;
+  }
+  for (size_t i = 0; i < response.tensors.size(); ++i) {
+    const wire::ResponseTensor& tensor = response.tensors[i];
+    const ResponseCache::Entry* known = cache.find(key_of(tensor.request));
+    if (cached) {
+      cache.touch(response.cache_ids[i]);
+    } else if (known != nullptr && known->tensor == tensor) {
+      cache.touch(known->id);
+    } else {
+      cache.put(tensor, applied);
+    }
+  }
+  const wire::RankSet* members = sets.find(response.process_set);
+  if (members == nullptr || !members->contains(options.rank)) return;
+  Execution execution;
+  for (const wire::ResponseTensor& tensor : response.tensors) {
+    const auto it = pending.find(key_of(tensor.request));
+    if (it == pending.end()) {
+      violation(
+          topology.parent(),
+          "a response for " + describe(tensor.request) + ", which this rank has not submitted", 0);
+      return;
+    }
+    execution.tickets.push_back(it->second.ticket);
+    pending.erase(it);
+  }
+  const OpKind kind = response.tensors.front().request.kind;
+  if (kind == OpKind::kBarrier || kind == OpKind::kExchange) {
+    for (size_t i = 0; i < response.tensors.size(); ++i) {
+      out.completions.push_back(
+          {execution.tickets[i], Status(), std::move(response.tensors[i].payloads)});
+    }
+    return;
+  }
+  ++in_flight;
+  execution.sequence = applied;
+  execution.response = std::move(response);
+  out.executions.push_back(std::move(execution));
+}
+
+void Node::State::apply_error(const wire::Response& response) {
+  const Status status(response.code, response.error);
+  const auto finish = [&](auto it) {
+    out.completions.push_back({it->second.ticket, status, {}});
+    return pending.erase(it);
+  };
+  for (const wire::ResponseTensor& tensor : response.tensors) {
+    const auto it = pending.find(key_of(tensor.request));
+    if (it != pending.end()) finish(it);
+  }
+  for (const std::string& group : response.failed_groups) {
+    for (auto it = pending.begin(); it != pending.end();) {
+      const bool member = it->second.group == group &&
+                          it->first.process_set == response.process_set && !group.empty();
+      it = member ? finish(it) : std::next(it);
+    }
+    table.erase_group(response.process_set, group);
+    failed_groups.push_back({applied, response.process_set, group});
+  }
+}
+
+void Node::State::begin_shutdown(const std::string& reason) {
+  shutting_down = true;
+  broken = Status(StatusCode::kShutdown, reason);
+  complete_all_pending(broken);
+  table.clear();
+  to_pass_on.clear();
+  next_hold = kNever;
+  out.shutdown = true;
+  out.shutdown_status = broken;
+}
+
+void Node::State::complete_all_pending(const Status& status) {
+  for (const auto& [key, operation] : pending) {
+    out.completions.push_back(
+        {operation.ticket,
+         Status(status.code(), describe(operation.kind, key.name) + ": " + status.message(),
+                status.lost_rank()),
+         {}});
+  }
+  pending.clear();
+}
+
+void Node::State::fail(const wire::Fault& fault, int source, TimeUs) {
+  if (faulted || goodbye) return;
+  faulted = true;
+  // The cause travels first, so that neighbours learn it before they see this rank end.
+  out.frames.clear();
+  if (!is_root() && topology.parent() != source) send(topology.parent(), fault);
+  for (const Child& child : children) {
+    if (child.rank != source && !child.closed) send(child.rank, fault);
+  }
+  std::string text;
+  if (fault.code == StatusCode::kPeerLost) {
+    text = describe_peer(fault.rank, peers) + " is lost: " + fault.reason;
+  } else if (fault.rank >= 0) {
+    text = "the data plane of " + describe_peer(fault.rank, peers) + " failed: " + fault.reason;
+  } else {
+    text = fault.reason;
+  }
+  broken = Status(fault.code, text, fault.code == StatusCode::kPeerLost ? fault.rank : -1);
+  complete_all_pending(broken);
+  table.clear();
+  to_pass_on.clear();
+  out.fault = broken;
+}
+
+void Node::State::violation(int peer, const std::string& what, TimeUs now) {
+  fail(wire::Fault{StatusCode::kInternal, -1,
+                   describe_peer(peer, peers) + " sent " + what + " to rank " +
+                       std::to_string(options.rank)},
+       -1, now);
+}
+
+// What every child has applied needs no memory here any more.
+void Node::State::forget_what_children_know() {
+  uint64_t known = applied;
+  for (const Child& child : children) known = std::min(known, child.applied_sequence);
+  cache.forget_evicted(known);
+  while (!failed_groups.empty() && failed_groups.front().sequence <= known) {
+    failed_groups.pop_front();
+  }
+}
+
+}  // namespace khorus::protocol

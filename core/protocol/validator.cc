@@ -1,0 +1,108 @@
+// See validator.h.
+#include "core/protocol/validator.h"
+
+#include <functional>
+#include <sstream>
+
+namespace khorus::protocol {
+namespace {
+
+std::string number(double value) {
+  std::ostringstream text;
+  text.precision(17);
+  text << value;
+  return text.str();
+}
+
+std::string shape_of(const wire::Request& request) {
+  if (request.kind != OpKind::kAllgather || request.shape.empty()) return to_string(request.shape);
+  std::string text = "[*";  // the first extent may differ
+  for (size_t i = 1; i < request.shape.size(); ++i) text += "," + std::to_string(request.shape[i]);
+  return text + "]";
+}
+
+std::string group_of(const wire::Request& request) {
+  if (request.group.empty()) return "none";
+  return "\"" + request.group + "\" of " + std::to_string(request.group_size);
+}
+
+struct Attribute {
+  const char* name;
+  std::function<std::string(const wire::Request&)> value;
+};
+
+const std::vector<Attribute>& attributes() {
+  static const std::vector<Attribute> kAttributes = {
+      {"operation", [](const auto& r) { return std::string(to_string(r.kind)); }},
+      {"dtype", [](const auto& r) { return std::string(to_string(r.dtype)); }},
+      {"shape", shape_of},
+      {"reduction", [](const auto& r) { return std::string(to_string(r.op)); }},
+      {"root rank", [](const auto& r) { return std::to_string(r.root_rank); }},
+      {"device", [](const auto& r) { return std::string(to_string(r.device)); }},
+      {"prescale factor", [](const auto& r) { return number(r.prescale); }},
+      {"postscale factor", [](const auto& r) { return number(r.postscale); }},
+      {"group", group_of},
+  };
+  return kAttributes;
+}
+
+struct Value {
+  std::string text;
+  wire::RankSet ranks;
+};
+
+std::vector<Value> values_of(const Attribute& attribute, const TableEntry& entry) {
+  std::vector<Value> values;
+  for (const Variant& variant : entry.variants) {
+    const std::string text = attribute.value(variant.request);
+    Value* value = nullptr;
+    for (Value& known : values) {
+      if (known.text == text) value = &known;
+    }
+    if (value == nullptr) value = &values.emplace_back(Value{text, {}});
+    value->ranks.add_all(variant.ranks);
+  }
+  return values;
+}
+
+}  // namespace
+
+std::string describe_ranks(const wire::RankSet& ranks, const std::vector<PeerInfo>& peers) {
+  if (ranks.count() != 1) return "ranks " + ranks.to_string();
+  const auto rank = static_cast<size_t>(ranks.first());
+  std::string text = "rank " + std::to_string(rank);
+  if (rank < peers.size() && !peers[rank].host.empty()) text += " (" + peers[rank].host + ")";
+  return text;
+}
+
+std::string describe_peer(int rank, const std::vector<PeerInfo>& peers) {
+  std::string text = "rank " + std::to_string(rank);
+  const auto index = static_cast<size_t>(rank);
+  if (rank < 0 || index >= peers.size() || peers[index].host.empty()) return text;
+  return text + " (" + peers[index].host + ", pid " + std::to_string(peers[index].pid) + ")";
+}
+
+std::optional<std::string> mismatch(const TableEntry& entry, const std::vector<PeerInfo>& peers) {
+  if (entry.variants.size() < 2) return std::nullopt;
+  const std::vector<Attribute>& all = attributes();
+  const bool one_kind = values_of(all.front(), entry).size() == 1;
+  std::string text =
+      one_kind ? describe(entry.variants.front().request) : "operation \"" + entry.key.name + "\"";
+  bool first = true;
+  for (const Attribute& attribute : all) {
+    const std::vector<Value> values = values_of(attribute, entry);
+    if (values.size() < 2) continue;
+    text += first ? " has " : "; ";
+    first = false;
+    text += attribute.name;
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (i > 0) text += i + 1 == values.size() ? " and" : ",";
+      text += " " + values[i].text + " on " + describe_ranks(values[i].ranks, peers);
+    }
+    // Attributes after the operation mean little when the operations differ.
+    if (!one_kind) break;
+  }
+  return text + "; submit the same on every rank";
+}
+
+}  // namespace khorus::protocol

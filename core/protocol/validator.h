@@ -1,0 +1,27 @@
+// Validator: whether all ranks asked for the same, and if not, a sentence that says who differs.
+//
+// Pure functions.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/protocol/node.h"
+#include "core/protocol/request_table.h"
+
+namespace khorus::protocol {
+
+// Nothing if the variants agree, else e.g.
+//   allreduce "layers.3.up.weight" has shape [4096,1024] on ranks 0-2,4-7 and [4096,512] on rank 3
+//   (gpu-02); submit the same on every rank
+// Names every attribute that differs, with every value and its ranks.
+std::optional<std::string> mismatch(const TableEntry& entry, const std::vector<PeerInfo>& peers);
+
+// "rank 3 (gpu-02)" or "ranks 0-2,4-7".
+std::string describe_ranks(const wire::RankSet& ranks, const std::vector<PeerInfo>& peers);
+
+// "rank 3 (gpu-02, pid 4711)", with what is known.
+std::string describe_peer(int rank, const std::vector<PeerInfo>& peers);
+
+}  // namespace khorus::protocol
