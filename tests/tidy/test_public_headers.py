@@ -1,0 +1,58 @@
+"""Every public header compiles alone, as the first include of a user; backend.h also as C."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ROOT / "core" / "include"
+TORCH = ROOT / "torch_plugin" / "include"
+COMPILER = os.environ.get("KHORUS_CXX", "c++")
+C_COMPILER = os.environ.get("KHORUS_CC", "cc")
+# The folder of Python's torch package; empty when the build goes without it.
+TORCH_PACKAGE = os.environ.get("KHORUS_TORCH_ROOT", "")
+
+
+def public_headers(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.h"))
+
+
+def compile_alone(header: str, flags: list[str], compiler: str = COMPILER) -> str:
+    """Returns what the compiler complains about; empty when the header is self-contained."""
+    done = subprocess.run(
+        [compiler, "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *flags, "-"],
+        input=f"#include <{header}>\n#include <{header}>\n",
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    return done.stderr if done.returncode else ""
+
+
+@pytest.mark.parametrize("header", public_headers(CORE))
+def test_core_header_compiles_alone(header: str) -> None:
+    assert compile_alone(header, ["-x", "c++", "-std=c++20", "-I", str(CORE)]) == ""
+
+
+def test_the_backend_contract_is_c() -> None:
+    flags = ["-x", "c", "-std=c11", "-pedantic", "-I", str(CORE)]
+    assert compile_alone("khorus/backend.h", flags, C_COMPILER) == ""
+
+
+@pytest.mark.skipif(not TORCH_PACKAGE, reason="this build goes without torch")
+@pytest.mark.parametrize("header", public_headers(TORCH) if TORCH.exists() else [])
+def test_torch_header_compiles_alone(header: str) -> None:
+    include = Path(TORCH_PACKAGE) / "include"
+    flags = ["-x", "c++", "-std=c++20", "-I", str(CORE), "-I", str(TORCH)]
+    flags += ["-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
+    assert compile_alone(header, flags) == ""
+
+
+def test_a_header_that_leans_on_another_is_found(tmp_path: Path) -> None:
+    (tmp_path / "leaning.h").write_text("#pragma once\ninline std::string name() { return {}; }\n")
+    assert "string" in compile_alone("leaning.h", ["-x", "c++", "-I", str(tmp_path)])
