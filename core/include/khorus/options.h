@@ -43,7 +43,7 @@ struct Config {
   std::string job_id;          // names the job in the store and in handshakes
   int64_t key_fd = -1;         // descriptor from which the job key (32 bytes) is read, then closed
   std::string key_file;        // file with the job key as 64 hex digits
-  int64_t status_fd = -1;      // descriptor of this rank's status page (core/launch/status_page.h)
+  int64_t status_fd = -1;      // descriptor of this rank's status page (core/base/status_page.h)
   std::string network_interface;
   double start_timeout_s = 30;
   double shutdown_timeout_s = 30;
