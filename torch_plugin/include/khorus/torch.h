@@ -36,13 +36,13 @@ using ::torch::Tensor;
 // `name` matches the tensor across ranks; empty: named by kind and position, so all ranks must then
 // submit in the same order. `engine`: null means the default engine of khorus::init().
 struct CollectiveOptions {
-  std::string name;
+  std::string name = {};
   ProcessSetId process_set = kGlobalProcessSet;
   Engine* engine = nullptr;
 };
 
 struct ReduceOptions {
-  std::string name;
+  std::string name = {};
   ReduceOp op = ReduceOp::kAverage;
   double prescale_factor = 1.0;   // multiplies every element before the reduction
   double postscale_factor = 1.0;  // and after it
@@ -146,7 +146,7 @@ struct DistributedOptimizerOptions {
   ProcessSetId process_set = kGlobalProcessSet;
   // Prefix of the tensor names. Two optimizers with equal parameter names whose gradients are under
   // way at the same time need different prefixes.
-  std::string name;
+  std::string name = {};
   Engine* engine = nullptr;  // null: the default engine. Outlives the optimizer.
 };
 
