@@ -301,3 +301,18 @@ def no_places_of_one_machine(tree: Tree) -> list[str]:
         for number, line in enumerate(tree.lines(path), 1)
         if path not in ("LICENSE", *LAW_FILES) and pattern.search(line)
     ]
+
+
+@law
+def links_lead_somewhere(tree: Tree) -> list[str]:
+    """A page that points at nothing was not read again when something moved."""
+    found = []
+    for path in tree.paths:
+        if not path.endswith(".md"):
+            continue
+        folder = (tree.root / path).parent
+        for number, line in enumerate(tree.lines(path), 1):
+            for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", line):
+                if not (folder / target).exists():
+                    found.append(f"{path}:{number}: there is no {target}")
+    return found

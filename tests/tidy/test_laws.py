@@ -26,6 +26,7 @@ GOOD = {
     "torch_plugin/hooks.cc": HEADER + '#include <torch/torch.h>\n#include "khorus/engine.h"\n',
     "examples/train_lm.cc": HEADER * 900,
     "tests/unit/codec_test.cc": HEADER + '#include "core/wire/codec.h"\n',
+    "docs/b.md": "see [a part](#part) and [the tests](../tests/CMakeLists.txt)\n",
     "tests/CMakeLists.txt": "# What the tests are made of.\n",
 }
 BAD = {
@@ -71,6 +72,7 @@ BAD = {
     "files_open_with_a_paragraph": {},  # see below: these files come without HEADER
     "plain_names": {"core/net/socket_utils.cc": "", "core/runtime/tensor_manager.h": ""},
     "no_loose_ends": {"core/runtime/a.cc": "// TODO: later"},
+    "links_lead_somewhere": {"docs/a.md": "see [the page](gone.md)"},
     "no_places_of_one_machine": {
         "core/runtime/a.cc": 'auto x = "/root/x";',
         "cmake/a.cmake": "# see /work/main",
