@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "khorus/export.h"
 #include "khorus/options.h"
 #include "khorus/status.h"
 #include "khorus/types.h"
@@ -50,7 +51,7 @@ struct EngineStats {
   uint64_t bytes_reduced = 0;
 };
 
-class Engine {
+class KHORUS_API Engine {
  public:
   // Meets the other ranks, authenticates, chooses the backend, starts the threads. Blocks until all
   // ranks are there or `start_timeout_s` is over (Timeout names the ranks that did not come).

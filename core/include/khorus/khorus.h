@@ -18,6 +18,7 @@
 #include <type_traits>
 
 #include "khorus/engine.h"
+#include "khorus/export.h"
 #include "khorus/options.h"
 #include "khorus/status.h"
 #include "khorus/types.h"
@@ -29,22 +30,22 @@ namespace khorus {
 // Reads the knobs from the environment, finds this process's place (its own KHORUS_* variables as
 // khorusrun sets them, else a single process) and starts the default engine. A second init()
 // without a shutdown() between does nothing.
-void init();
+KHORUS_API void init();
 // The same with everything given.
-void init(const EngineOptions& options);
+KHORUS_API void init(const EngineOptions& options);
 // Ends the default engine (see Engine::shutdown). init() may follow.
-void shutdown();
-bool is_initialized() noexcept;
+KHORUS_API void shutdown();
+KHORUS_API bool is_initialized() noexcept;
 
 // The default engine. Throws Error(Unavailable) before init().
-Engine& engine();
+KHORUS_API Engine& engine();
 
-int rank();
-int size();
-int local_rank();
-int local_size();
-int cross_rank();
-int cross_size();
+KHORUS_API int rank();
+KHORUS_API int size();
+KHORUS_API int local_rank();
+KHORUS_API int local_size();
+KHORUS_API int cross_rank();
+KHORUS_API int cross_size();
 
 // Blocking, in place, on `count` elements. T is one of the C++ types that have a DataType: uint8_t,
 // int8_t, int16_t, int32_t, int64_t, float, double, bool.
@@ -52,7 +53,7 @@ template <class T>
 void allreduce(const std::string& name, T* data, size_t count, ReduceOp op = ReduceOp::kAverage);
 template <class T>
 void broadcast(const std::string& name, T* data, size_t count, int root_rank);
-void barrier();
+KHORUS_API void barrier();
 
 // The DataType of a C++ type.
 template <class T>

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "khorus/export.h"
 #include "khorus/status.h"
 #include "khorus/types.h"
 
@@ -30,7 +31,7 @@ struct Place {
 enum class LogLevel : uint8_t { kTrace, kDebug, kInfo, kWarning, kError, kFatal };
 
 // Every knob, parsed. Defaults are those of the table.
-struct Config {
+struct KHORUS_API Config {
   // Fusion and negotiation
   int64_t fusion_threshold_bytes = 64 << 20;
   double cycle_time_ms = 1.0;
@@ -73,13 +74,21 @@ struct Config {
 // N EngineOptions with ranks 0 .. N-1, and create the engines from N threads. May be used for one
 // generation of engines at a time. Thread-safe.
 class InProcessWorld;
-std::shared_ptr<InProcessWorld> make_in_process_world(int size);
+KHORUS_API std::shared_ptr<InProcessWorld> make_in_process_world(int size);
+
+// What a process remembers of its jobs from one engine to the next: the job key, which may be
+// readable only once, and how often it has joined. Needed by who makes several engines of one TCP
+// job one after the other; the default engine has its own. Thread-safe.
+class JobSession;
+KHORUS_API std::shared_ptr<JobSession> make_job_session();
 
 struct EngineOptions {
   Place place;
   Config config;
   // Set: the ranks are threads of this process and talk through it. Not set: TCP.
   std::shared_ptr<InProcessWorld> world;
+  // Not set: a fresh one.
+  std::shared_ptr<JobSession> session;
 };
 
 }  // namespace khorus

@@ -12,6 +12,8 @@
 #include <string_view>
 #include <utility>
 
+#include "khorus/export.h"
+
 namespace khorus {
 
 // What kind of failure it was. The numeric values travel on the wire and through the C contract of
@@ -31,9 +33,9 @@ enum class StatusCode : uint8_t {
 };
 
 // "mismatch", "peer lost", ...: the words that begin an error message.
-std::string_view status_code_name(StatusCode code) noexcept;
+KHORUS_API std::string_view status_code_name(StatusCode code) noexcept;
 
-class [[nodiscard]] Status {
+class [[nodiscard]] KHORUS_API Status {
  public:
   Status() = default;  // ok
   Status(StatusCode code, std::string message, int lost_rank = -1)
@@ -83,7 +85,7 @@ class [[nodiscard]] Result {
 };
 
 // What the exception-throwing edges throw. what() is status().to_string().
-class Error : public std::runtime_error {
+class KHORUS_API Error : public std::runtime_error {
  public:
   explicit Error(Status status)
       : std::runtime_error(status.to_string()), status_(std::move(status)) {}

@@ -9,12 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "khorus/export.h"
 #include "khorus/status.h"
 #include "khorus/types.h"
 
 namespace khorus {
 
-class Work {
+class KHORUS_API Work {
  public:
   virtual ~Work() = default;
 
@@ -46,6 +47,6 @@ class Work {
 using WorkPtr = std::shared_ptr<Work>;
 
 // Waits for all; returns the first error in list order (after all are over), or ok.
-Status wait_all(const std::vector<WorkPtr>& works);
+KHORUS_API Status wait_all(const std::vector<WorkPtr>& works);
 
 }  // namespace khorus
