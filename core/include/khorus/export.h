@@ -1,4 +1,4 @@
 // KHORUS_API marks what libkhorus.so exports; everything else in it is hidden.
 #pragma once
 
-#define KHORUS_API __attribute__((visibility("default")))
+#define KHORUS_API [[gnu::visibility("default")]]
