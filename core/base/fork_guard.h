@@ -35,8 +35,8 @@ class [[nodiscard]] ForkLock {
 bool fork_guard_add(int fd, const ForkLock& lock) noexcept;
 void fork_guard_remove(int fd, const ForkLock& lock) noexcept;
 
-// Counts the forks between the first process and this one. An object that remembers it knows, by
-// comparing, whether it is in the process that made it.
+// Counts the forks between the first process and this one, from the first ForkLock on. An object
+// that remembers it knows, by comparing, whether it is in the process that made it.
 uint64_t fork_generation() noexcept;
 
 }  // namespace khorus::base

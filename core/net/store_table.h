@@ -4,6 +4,7 @@
 // thread).
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <map>
 #include <span>
@@ -37,7 +38,7 @@ class StoreTable {
   size_t total_bytes_ = 0;
 };
 
-// "no rank set \"addr/0/3\" within 500 ms"
-Status store_timeout(const std::string& key, long long waited_ms);
+// "nobody set \"addr/0/3\" in the store within 500 ms"
+Status store_timeout(const std::string& key, std::chrono::milliseconds waited);
 
 }  // namespace khorus::net

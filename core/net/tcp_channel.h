@@ -48,7 +48,8 @@ struct TreeOptions {
   std::chrono::milliseconds stranger_timeout{5'000};
 };
 
-// Timeout names the ranks that did not come; PermissionDenied says what differs from the parent.
+// Returns on all ranks when all are connected, or fails on all. Timeout names the ranks of the job
+// that did not come; PermissionDenied says what differs from the parent.
 Result<std::unique_ptr<ControlChannel>> connect_tree(const TreeOptions& options);
 
 // The key under which a rank's address is published: "addr/3/17".

@@ -1,0 +1,123 @@
+// See dial.h.
+#include "core/net/dial.h"
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "core/net/fixed_read.h"
+#include "core/net/watch.h"
+
+namespace khorus::net {
+namespace {
+
+// One attempt: connect, hello, answer, confirm. Kept alive by its pending waits.
+class Dial : public std::enable_shared_from_this<Dial> {
+ public:
+  using OnDone = std::function<void(Result<Dialed>)>;
+
+  Dial(asio::io_context& io, const DialOptions& options, OnDone on_done)
+      : options_(options),
+        watch_(io),
+        timer_(io),
+        handshake_(options.key, options.self, options.peer_role, options.peer_rank),
+        on_done_(std::move(on_done)) {}
+
+  void start() {
+    timer_.expires_at(options_.deadline);
+    timer_.async_wait([self = shared_from_this()](const ErrorCode& error) {
+      if (!error) self->time_out();
+    });
+    Result<Socket> socket = Socket::start_connect(options_.address);
+    if (!socket.ok()) {
+      asio::post(watch_.executor(),
+                 [self = shared_from_this(), status = socket.status()] { self->finish(status); });
+      return;
+    }
+    socket_ = std::move(*socket);
+    watch_.assign(socket_.fd());
+    wait(Watch::kWrite, &Dial::on_connected);
+  }
+
+ private:
+  void wait(Watch::What what, void (Dial::*then)()) {
+    watch_.wait(what, [self = shared_from_this(), then](const ErrorCode& error) {
+      if (!error && self->on_done_) ((*self).*then)();
+    });
+  }
+
+  void on_connected() {
+    if (Status status = socket_.connect_result(options_.address); !status.ok()) {
+      return finish(status);
+    }
+    const Result<HelloBytes> hello = handshake_.hello();
+    if (!hello.ok()) return finish(hello.status());
+    if (socket_.write_some(*hello).bytes != hello->size()) return finish(hung_up("took no hello"));
+    step_ = "it has accepted the connection but does not answer our hello";
+    wait(Watch::kRead, &Dial::on_answer);
+  }
+
+  void on_answer() {
+    const FixedReadResult read = answer_.read(&socket_);
+    if (read.state == FixedReadResult::State::kMore) {
+      return wait(Watch::kRead, &Dial::on_answer);
+    }
+    if (read.state == FixedReadResult::State::kOver) return finish(hung_up(read.reason));
+    const Result<ConfirmBytes> confirm = handshake_.receive_hello(answer_.bytes());
+    if (!confirm.ok()) {
+      return finish(Status(confirm.status().code(),
+                           options_.address.to_string() + ": " + confirm.status().message()));
+    }
+    if (socket_.write_some(*confirm).bytes != confirm->size()) {
+      return finish(hung_up("took no confirmation"));
+    }
+    finish(Dialed{Socket(), handshake_.keys()});
+  }
+
+  Status hung_up(const std::string& how) const {
+    return Status(StatusCode::kUnavailable,
+                  "the peer at " + options_.address.to_string() + " " + how +
+                      " during the handshake; is it of this job, and the same Khorus?");
+  }
+
+  void time_out() {
+    finish(Status(StatusCode::kTimeout, "the peer at " + options_.address.to_string() +
+                                            " did not authenticate in time: " + step_));
+  }
+
+  void finish(Result<Dialed> result) {
+    if (!on_done_) return;
+    timer_.cancel();
+    watch_.release();
+    if (result.ok()) result->socket = std::move(socket_);
+    socket_.close();
+    std::exchange(on_done_, nullptr)(std::move(result));
+  }
+
+  const DialOptions options_;
+  Socket socket_;
+  Watch watch_;
+  asio::steady_timer timer_;
+  InitiatorHandshake handshake_;
+  FixedRead<kHelloBytes> answer_;
+  std::string step_ = "it does not accept the connection";
+  OnDone on_done_;  // empty once called
+};
+
+}  // namespace
+
+void dial(asio::io_context& io, const DialOptions& options,
+          std::function<void(Result<Dialed>)> on_done) {
+  std::make_shared<Dial>(io, options, std::move(on_done))->start();
+}
+
+Result<Dialed> dial_and_wait(const DialOptions& options) {
+  Result<std::unique_ptr<asio::io_context>> io = make_io_context();
+  if (!io.ok()) return io.status();
+  std::optional<Result<Dialed>> result;
+  dial(**io, options, [&result](Result<Dialed> done) { result = std::move(done); });
+  (*io)->run();
+  return std::move(*result);
+}
+
+}  // namespace khorus::net

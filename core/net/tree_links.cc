@@ -1,0 +1,132 @@
+// See tree_links.h.
+#include "core/net/tree_links.h"
+
+#include <iterator>
+#include <utility>
+
+#include "core/base/assert.h"
+#include "core/base/fork_guard.h"
+#include "core/wire/message.h"
+
+namespace khorus::net {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kNever = Clock::time_point::max();
+
+}  // namespace
+
+TreeLinks::State::State(std::unique_ptr<asio::io_context> context)
+    : io(std::move(context)), work(io->get_executor()), timer(*io) {}
+
+TreeLinks::State::~State() {
+  for (const auto& [peer, link] : links) link->close();
+}
+
+TreeLinks::TreeLinks(std::unique_ptr<asio::io_context> io)
+    : state_(std::make_unique<State>(std::move(io))),
+      fork_generation_(base::fork_generation()),
+      armed_until_(kNever) {}
+
+TreeLinks::~TreeLinks() {
+  if (is_forked_copy()) static_cast<void>(state_.release());
+}
+
+bool TreeLinks::is_forked_copy() const noexcept {
+  return base::fork_generation() != fork_generation_;
+}
+
+void TreeLinks::add(int peer, Socket socket, const SessionKeys& keys) {
+  KHORUS_ASSERT(!has(peer), "a rank is connected twice");
+  ConnectionLimits limits;
+  limits.max_payload_bytes = wire::Limits::kMaxFrameBytes;
+  Link::Events events;
+  events.on_frame = [this, peer](std::span<const std::byte> payload) {
+    ++stats_.messages_received;
+    stats_.bytes_received += payload.size() + kFrameHeaderBytes;
+    pending_.push_back(
+        {ChannelEvent::Kind::kFrame, peer, Bytes(payload.begin(), payload.end()), {}});
+  };
+  events.on_closed = [this, peer](const std::string& reason) {
+    pending_.push_back({ChannelEvent::Kind::kClosed, peer, {}, reason});
+  };
+  auto link = std::make_shared<Link>(*state_->io, Connection(std::move(socket), keys, limits),
+                                     std::move(events));
+  link->start();
+  state_->links.emplace(peer, std::move(link));
+}
+
+void TreeLinks::put_back(std::vector<ChannelEvent> events) {
+  pending_.insert(pending_.begin(), std::make_move_iterator(events.begin()),
+                  std::make_move_iterator(events.end()));
+}
+
+void TreeLinks::send(int peer, std::span<const std::byte> frame) {
+  if (closed_ || is_forked_copy()) return;
+  const auto found = state_->links.find(peer);
+  KHORUS_ASSERT(found != state_->links.end(), "a frame for a rank that is no neighbour");
+  if (!found->second->is_open()) return;
+  ++stats_.messages_sent;
+  stats_.bytes_sent += frame.size() + kFrameHeaderBytes;
+  found->second->send(frame);
+}
+
+void TreeLinks::poll(Clock::time_point deadline, std::vector<ChannelEvent>* events) {
+  if (is_forked_copy()) return;
+  while (pending_.empty() && !woken_ && (deadline == kNever || Clock::now() < deadline)) {
+    wait_until(deadline);
+  }
+  state_->io->poll();  // the rest of what is there now
+  woken_ = false;
+  events->insert(events->end(), std::make_move_iterator(pending_.begin()),
+                 std::make_move_iterator(pending_.end()));
+  pending_.clear();
+}
+
+// Sleeps in epoll until one handler has run. The timer is moved only when the deadline comes
+// nearer: one that fires early costs a turn of the caller's loop, less than a system call per
+// poll().
+void TreeLinks::wait_until(Clock::time_point deadline) {
+  if (deadline < armed_until_) {
+    armed_until_ = deadline;
+    state_->timer.expires_at(deadline);
+    state_->timer.async_wait([this](const ErrorCode& error) {
+      if (!error) armed_until_ = kNever;
+    });
+  }
+  state_->io->run_one();
+}
+
+void TreeLinks::wake() noexcept {
+  if (is_forked_copy() || wake_posted_.exchange(true, std::memory_order_acq_rel)) return;
+  asio::post(*state_->io, [this] {
+    wake_posted_.exchange(false, std::memory_order_acq_rel);
+    woken_ = true;
+  });
+}
+
+bool TreeLinks::has_unsent() const {
+  for (const auto& [peer, link] : state_->links) {
+    if (link->has_unsent()) return true;
+  }
+  return false;
+}
+
+void TreeLinks::close(Clock::time_point deadline) {
+  if (is_forked_copy() || std::exchange(closed_, true)) return;
+  while (has_unsent() && Clock::now() < deadline) {
+    wait_until(deadline);
+    pending_.clear();
+  }
+  for (const auto& [peer, link] : state_->links) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    if (left.count() > 0) {
+      link->close_gracefully(left);
+    } else {
+      link->close();
+    }
+  }
+  pending_.clear();
+}
+
+}  // namespace khorus::net
