@@ -25,36 +25,35 @@ IMPURE = re.compile(
 
 # The process-wide state that DESIGN allows, each with its reason.
 ALLOWED_STATE = (
-    r"fork_guard|fork_generation",  # fork() acts on the whole process
+    r"base::.*::g_registry$|base::.*::install_handlers\(\)",  # fork() acts on the whole process
     r"default_engine|default_session",  # behind the convenience API of khorus.h
 )
 
 
-def symbols(library: Path, *options: str) -> list[tuple[str, str]]:
-    """Pairs of nm's letter and the demangled name."""
+def lines_of(*command: str | Path) -> list[str]:
     done = subprocess.run(
-        ["nm", "--demangle", *options, str(library)], text=True, capture_output=True, check=True
+        [str(word) for word in command], text=True, capture_output=True, check=True
     )
-    found = re.findall(r"^(?:[0-9a-f]{16}| {16}) ([a-zA-Z]) (.+)$", done.stdout, re.MULTILINE)
-    assert found, library
-    return found
+    assert done.stdout, command
+    return done.stdout.splitlines()
 
 
 def impure_calls(library: Path) -> list[str]:
-    return sorted({name for kind, name in symbols(library) if kind == "U" and IMPURE.search(name)})
+    """What the library needs from outside and must not."""
+    needed = {line.split(maxsplit=1)[1] for line in lines_of("nm", "-uC", library) if " U " in line}
+    return sorted(name for name in needed if IMPURE.search(name))
 
 
 def mutable_state(library: Path) -> list[str]:
-    """Variables that can change: in .data or .bss, and ours."""
-    return sorted(
-        {
-            name
-            for kind, name in symbols(library)
-            if kind in "bBdDuV"
-            and "khorus" in name
-            and not re.match(r"(vtable|typeinfo|VTT|guard variable|construction vtable)", name)
-        }
-    )
+    """Our variables that can change: in .data, .bss and their kin, but neither .data.rel.ro nor
+    constants (kName) that are computed when the program starts."""
+    found = set()
+    for line in lines_of("objdump", "--syms", "--demangle", library):
+        match = re.search(r" O (\.t?(?:data|bss)\S*)\s+[0-9a-f]+\s+(?:\.hidden )?(.*)$", line)
+        if match and ".data.rel.ro" not in match.group(1) and "khorus" in match.group(2):
+            found.add(match.group(2))
+    constant = re.compile(r"^guard variable|::k[A-Z]\w*(\[abi:\w+\])?$")
+    return sorted(name for name in found if not constant.search(name))
 
 
 def layer(name: str) -> Path:
