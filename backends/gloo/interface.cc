@@ -1,0 +1,57 @@
+// See interface.h.
+#include "backends/gloo/interface.h"
+
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+
+namespace khorus::backends::gloo {
+namespace {
+
+bool one_host(const khorus_group& group) {
+  for (int32_t r = 1; r < group.size; ++r) {
+    if (std::strcmp(group.hosts[0], group.hosts[r]) != 0) return false;
+  }
+  return true;
+}
+
+bool usable(const ifaddrs& entry) {
+  if (entry.ifa_addr == nullptr || (entry.ifa_flags & IFF_UP) == 0) return false;
+  return entry.ifa_addr->sa_family == AF_INET || entry.ifa_addr->sa_family == AF_INET6;
+}
+
+}  // namespace
+
+std::string choose_interface(const khorus_group& group) {
+  const std::string asked = group.network_interface == nullptr ? "" : group.network_interface;
+  if (asked.empty() && one_host(group)) return "";
+  ifaddrs* list = nullptr;
+  if (::getifaddrs(&list) != 0) {
+    throw std::runtime_error(std::string("cannot list the network interfaces: ") +
+                             std::strerror(errno));
+  }
+  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(list, ::freeifaddrs);
+  std::string chosen;
+  std::string all;
+  for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
+    if (!usable(*entry)) continue;
+    if (asked == entry->ifa_name) return asked;
+    // Interfaces come once per address.
+    if (all.find(entry->ifa_name) == std::string::npos) all += std::string(" ") + entry->ifa_name;
+    const bool loopback = (entry->ifa_flags & IFF_LOOPBACK) != 0;
+    if (asked.empty() && chosen.empty() && !loopback) chosen = entry->ifa_name;
+  }
+  if (!chosen.empty()) return chosen;
+  throw std::runtime_error(
+      asked.empty()
+          ? "no network interface leads to the other hosts; those with an address are:" + all
+          : "there is no network interface \"" + asked +
+                "\" with an address; those there are:" + all);
+}
+
+}  // namespace khorus::backends::gloo

@@ -1,0 +1,331 @@
+// See mesh.h. Gloo's headers are included here and nowhere else.
+#include "backends/gloo/mesh.h"
+
+#include <gloo/common/error.h>
+#include <gloo/transport/context.h>
+#include <gloo/transport/device.h>
+#include <gloo/transport/pair.h>
+#include <gloo/transport/tcp/address.h>
+#include <gloo/transport/tcp/device.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <stop_token>
+#include <thread>
+#include <utility>
+
+namespace khorus::backends::gloo {
+namespace {
+
+namespace transport = ::gloo::transport;
+using Clock = std::chrono::steady_clock;
+
+constexpr int kSmallSlot = 0;
+// The tag of the receive that never completes.
+constexpr uint64_t kNewsTag = ~uint64_t{0};
+// How long the connections may take to notice that they were shut down. It takes microseconds.
+constexpr std::chrono::milliseconds kNoticeTime{200};
+
+uint16_t port_of(const SocketName& name) {
+  return name.ss_family == AF_INET ? reinterpret_cast<const sockaddr_in&>(name).sin_port
+                                   : reinterpret_cast<const sockaddr_in6&>(name).sin6_port;
+}
+
+SocketName with_port(SocketName name, uint16_t port) {
+  if (name.ss_family == AF_INET) {
+    reinterpret_cast<sockaddr_in&>(name).sin_port = port;
+  } else {
+    reinterpret_cast<sockaddr_in6&>(name).sin6_port = port;
+  }
+  return name;
+}
+
+// Without the "[file:line]" that Gloo's messages begin with.
+std::string without_place(const std::string& text) {
+  const size_t end = text.find("] ");
+  return text.starts_with("[/") && end != std::string::npos ? text.substr(end + 2) : text;
+}
+
+// Interrupts the mesh if it is not destroyed in time.
+class Watchdog {
+ public:
+  Watchdog(Mesh& mesh, std::chrono::milliseconds timeout)
+      : thread_([this, &mesh, timeout](const std::stop_token& stop) {
+          std::unique_lock lock(mutex_);
+          stopped_.wait_for(lock, stop, timeout, [] { return false; });
+          if (stop.stop_requested()) return;
+          expired_ = true;
+          mesh.interrupt();
+        }) {}
+  bool expired() {
+    const std::scoped_lock lock(mutex_);
+    return expired_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any stopped_;
+  bool expired_ = false;
+  std::jthread thread_;  // last: stopped and joined before the rest goes
+};
+
+}  // namespace
+
+// What a rank tells the others: its token, and where its socket for each of them listens. All its
+// sockets have the same address, so ports are enough.
+struct Mesh::Card {
+  Token token{};
+  SocketName address{};
+  std::vector<uint16_t> ports;  // in network order, by rank
+
+  std::string bytes() const {
+    std::string text(sizeof(token) + sizeof(address) + ports.size() * sizeof(uint16_t), '\0');
+    char* at = text.data();
+    std::memcpy(at, &token, sizeof(token));
+    std::memcpy(at + sizeof(token), &address, sizeof(address));
+    std::memcpy(at + sizeof(token) + sizeof(address), ports.data(),
+                ports.size() * sizeof(uint16_t));
+    return text;
+  }
+};
+
+struct Mesh::Peer {
+  transport::Pair* pair = nullptr;  // the context's
+  SocketName listening{};           // this rank's socket for that peer
+  std::vector<std::byte> inbox;     // two small messages
+  // After the memory they refer to: they go first.
+  std::unique_ptr<transport::Buffer> small_out;
+  std::unique_ptr<transport::Buffer> small_in;
+  std::array<std::unique_ptr<transport::UnboundBuffer>, 2> lanes;
+};
+
+Mesh::Mesh(const Options& options) : options_(options) {}
+
+Mesh::~Mesh() {
+  // What was sent still arrives; then the peers see the end, whoever else holds the descriptors.
+  for (const PeerSocket& socket : sockets_) {
+    interrupted() ? socket.shutdown() : socket.finish();
+  }
+  // Buffers before pairs (the context's), pairs before the device and its thread.
+  for (auto& peer : peers_) {
+    if (peer != nullptr) peer->lanes = {};
+  }
+  peers_.clear();
+  sockets_.clear();
+  context_.reset();
+  device_.reset();
+}
+
+std::string Mesh::listen() {
+  if (::getrandom(token_.data(), token_.size(), 0) != static_cast<ssize_t>(token_.size())) {
+    throw std::runtime_error("the system gives no random bytes");
+  }
+  transport::tcp::attr attributes;
+  attributes.iface = options_.interface;
+  if (options_.interface.empty()) attributes.hostname = "127.0.0.1";
+  device_ = transport::tcp::CreateDevice(attributes);
+  context_ = device_->createContext(options_.rank, options_.size);
+  context_->setTimeout(options_.timeout);
+  outbox_.resize(2 * kSmallBytes);
+  peers_.resize(static_cast<size_t>(options_.size));
+  Card card{.token = token_, .address = {}, .ports = {}};
+  for (int r = 0; r < options_.size; ++r) {
+    card.ports.push_back(0);
+    if (r == options_.rank) continue;
+    auto& peer = peers_[static_cast<size_t>(r)] = std::make_unique<Peer>();
+    prepare(*peer, *context_->createPair(r));
+    card.address = peer->listening;
+    card.ports.back() = port_of(peer->listening);
+  }
+  return card.bytes();
+}
+
+void Mesh::prepare(Peer& peer, transport::Pair& pair) {
+  peer.pair = &pair;
+  peer.listening = transport::tcp::Address(pair.address().bytes()).getSockaddr();
+  peer.inbox.resize(2 * kSmallBytes);
+  peer.small_out = pair.createSendBuffer(kSmallSlot, outbox_.data(), outbox_.size());
+  peer.small_in = pair.createRecvBuffer(kSmallSlot, peer.inbox.data(), peer.inbox.size());
+  // From address 0 on: offsets are addresses, so one serves all memory.
+  for (auto& lane : peer.lanes) lane = context_->createUnboundBuffer(nullptr, SIZE_MAX);
+}
+
+Mesh::Card Mesh::read_card(int peer, const std::string& bytes) const {
+  Card card;
+  card.ports.resize(static_cast<size_t>(options_.size));
+  if (bytes.size() != card.bytes().size()) {
+    throw Failure(peer, false,
+                  "sent " + std::to_string(bytes.size()) + " bytes to connect by, not " +
+                      std::to_string(card.bytes().size()) + "; do all ranks run the same version?");
+  }
+  std::memcpy(&card.token, bytes.data(), sizeof(card.token));
+  std::memcpy(&card.address, bytes.data() + sizeof(card.token), sizeof(card.address));
+  std::memcpy(card.ports.data(), bytes.data() + sizeof(card.token) + sizeof(card.address),
+              card.ports.size() * sizeof(uint16_t));
+  return card;
+}
+
+void Mesh::connect(const std::vector<std::string>& cards) {
+  // Gloo waits five times the timeout it was given for a connection.
+  Watchdog watchdog(*this, options_.timeout);
+  std::vector<ListeningNames> names;
+  std::vector<Token> tokens;
+  for (int r = 0; r < options_.size; ++r) {
+    const Card card = read_card(r, cards[static_cast<size_t>(r)]);
+    tokens.push_back(card.token);
+    if (r == options_.rank) continue;
+    const SocketName theirs =
+        with_port(card.address, card.ports[static_cast<size_t>(options_.rank)]);
+    names.push_back({peer(r).listening, theirs});
+    try {
+      connect_pair(r, theirs);
+    } catch (const Failure& failure) {
+      throw Failure(r, watchdog.expired(), failure.what());
+    }
+  }
+  std::vector<PeerSocket> found = PeerSocket::find(names);
+  {
+    const std::scoped_lock lock(mutex_);
+    sockets_ = std::move(found);
+    if (interrupted_) throw Failure(-1, watchdog.expired(), "interrupted while connecting");
+  }
+  for (int r = 0; r < options_.size; ++r) {
+    if (r == options_.rank) continue;
+    for (const Lane lane : {Lane::kScatter, Lane::kGather}) {
+      guarded(r, [&] { lane_of(r, lane).recv(r, kNewsTag - static_cast<uint64_t>(lane), 0, 1); });
+    }
+  }
+  prove_tokens(tokens);
+}
+
+void Mesh::connect_pair(int peer_rank, const SocketName& theirs) {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (interrupted_) throw Failure(peer_rank, false, "interrupted");
+    connecting_ = peer(peer_rank).pair;
+  }
+  guarded(peer_rank,
+          [&] { peer(peer_rank).pair->connect(transport::tcp::Address(theirs).bytes()); });
+  const std::scoped_lock lock(mutex_);
+  connecting_ = nullptr;
+  if (interrupted_) throw Failure(peer_rank, false, "interrupted");
+}
+
+// Whoever reached one of our sockets first was accepted: it must know what only the authenticated
+// exchange told the ranks of this group.
+void Mesh::prove_tokens(const std::vector<Token>& tokens) {
+  // Each peer wants to see its own token; one small message goes to all, so it holds all of them.
+  Token* out = reinterpret_cast<Token*>(small_message().data());
+  if (tokens.size() * sizeof(Token) > kSmallBytes) {
+    throw Failure(
+        -1, false,
+        "a Gloo group has at most " + std::to_string(kSmallBytes / sizeof(Token)) + " ranks");
+  }
+  std::copy(tokens.begin(), tokens.end(), out);
+  exchange_small(tokens.size() * sizeof(Token));
+  for (int r = 0; r < options_.size; ++r) {
+    const Token* theirs = reinterpret_cast<const Token*>(small_from(r));
+    if (theirs[options_.rank] != token_) {
+      throw Failure(r, false,
+                    "the connection is not with that rank: it does not know this group's "
+                    "token");
+    }
+  }
+}
+
+void Mesh::interrupt() noexcept {
+  const std::scoped_lock lock(mutex_);
+  interrupted_ = true;
+  for (const PeerSocket& socket : sockets_) socket.shutdown();
+  if (connecting_ != nullptr) {
+    try {
+      connecting_->close();
+    } catch (const std::exception&) {
+      // It was closed already: the waiter knows.
+    }
+  }
+}
+
+bool Mesh::interrupted() const {
+  const std::scoped_lock lock(mutex_);
+  return interrupted_;
+}
+
+template <class Function>
+void Mesh::guarded(int peer, Function&& function) {
+  const Clock::time_point start = Clock::now();
+  try {
+    function();
+  } catch (const std::exception& error) {
+    throw Failure(peer, Clock::now() - start >= options_.timeout, without_place(error.what()));
+  }
+}
+
+std::span<std::byte> Mesh::small_message() {
+  return std::span(outbox_).subspan((round_ % 2) * kSmallBytes, kSmallBytes);
+}
+
+void Mesh::exchange_small(size_t bytes) {
+  const size_t offset = (round_ % 2) * kSmallBytes;
+  for (int r = 0; r < options_.size; ++r) {
+    if (r != options_.rank) guarded(r, [&] { peer(r).small_out->send(offset, bytes, offset); });
+  }
+  for (int r = 0; r < options_.size; ++r) {
+    if (r != options_.rank) guarded(r, [&] { peer(r).small_in->waitRecv(); });
+  }
+  for (int r = 0; r < options_.size; ++r) {
+    if (r != options_.rank) guarded(r, [&] { peer(r).small_out->waitSend(); });
+  }
+  ++round_;
+}
+
+const std::byte* Mesh::small_from(int rank) const {
+  const size_t offset = ((round_ + 1) % 2) * kSmallBytes;
+  if (rank == options_.rank) return outbox_.data() + offset;
+  return peers_[static_cast<size_t>(rank)]->inbox.data() + offset;
+}
+
+uint64_t Mesh::take_tags(uint64_t count) { return std::exchange(next_tag_, next_tag_ + count); }
+
+transport::UnboundBuffer& Mesh::lane_of(int rank, Lane lane) {
+  return *peer(rank).lanes[static_cast<size_t>(lane)];
+}
+
+void Mesh::send(int peer, Lane lane, uint64_t tag, const void* data, size_t bytes) {
+  guarded(peer,
+          [&] { lane_of(peer, lane).send(peer, tag, reinterpret_cast<uintptr_t>(data), bytes); });
+}
+
+void Mesh::recv(int peer, Lane lane, uint64_t tag, void* data, size_t bytes) {
+  guarded(peer,
+          [&] { lane_of(peer, lane).recv(peer, tag, reinterpret_cast<uintptr_t>(data), bytes); });
+}
+
+void Mesh::wait_send(int peer, Lane lane) {
+  guarded(peer, [&] { lane_of(peer, lane).waitSend(options_.timeout); });
+}
+
+void Mesh::wait_recv(int peer, Lane lane) {
+  guarded(peer, [&] { lane_of(peer, lane).waitRecv(options_.timeout); });
+}
+
+void Mesh::give_up() noexcept {
+  interrupt();
+  for (auto& peer : peers_) {
+    if (peer == nullptr) continue;
+    for (auto& lane : peer->lanes) {
+      // The connection is shut: what it had received arrives, then the news that it ended. Only
+      // then is Gloo's loop thread done with it; a buffer that went earlier would leave the thread
+      // with bytes that it can put nowhere, waking up for them for ever.
+      try {
+        while (lane != nullptr) lane->waitRecv(kNoticeTime);
+      } catch (const std::exception&) {
+      }
+      lane.reset();
+    }
+  }
+}
+
+}  // namespace khorus::backends::gloo

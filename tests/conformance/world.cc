@@ -1,0 +1,132 @@
+// See world.h.
+#include "tests/conformance/world.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <utility>
+
+namespace khorus::conformance {
+namespace {
+
+Status status_of(int32_t code, const khorus_error& error) {
+  EXPECT_EQ(code, error.code) << "the returned code and the error's differ";
+  return code == 0 ? Status() : Status(static_cast<StatusCode>(code), error.message, error.rank);
+}
+
+}  // namespace
+
+Member::Member(const khorus_backend& backend, Host& host, const WorldOptions& options)
+    : backend_(backend), host_(host), size_(options.size) {
+  const size_t size = static_cast<size_t>(options.size);
+  std::vector<int32_t> ranks;
+  for (int r = 0; r < options.size; ++r) ranks.push_back(global_rank(r));
+  const std::vector<const char*> hosts(size, "testhost");
+  khorus_group group{};
+  group.struct_size = sizeof(group);
+  group.rank = host.rank;
+  group.size = options.size;
+  group.global_ranks = ranks.data();
+  group.hosts = hosts.data();
+  group.id = "conformance";
+  group.epoch = 5;
+  group.network_interface = options.interface.c_str();
+  group.timeout_ms = options.timeout_ms;
+  group.host = &host.c;
+  khorus_error error{};
+  opened_ = status_of(backend_.open(&group, &comm_, &error), error);
+  EXPECT_EQ(opened_.ok(), comm_ != nullptr);
+}
+
+Member::~Member() { disconnect(); }
+
+void Member::disconnect() {
+  if (comm_ != nullptr) backend_.disconnect(std::exchange(comm_, nullptr));
+}
+
+Status Member::connect() {
+  if (!opened_.ok()) return opened_;
+  khorus_error error{};
+  const int32_t code = backend_.connect(comm_, &error);
+  return status_of(code, error);
+}
+
+khorus_op Member::new_op(OpKind kind, DataType dtype) {
+  khorus_op op{};
+  op.struct_size = sizeof(op);
+  op.kind = static_cast<uint8_t>(kind);
+  op.dtype = static_cast<uint8_t>(dtype);
+  op.epoch = 5;
+  op.sequence = sequence_++;
+  return op;
+}
+
+Status Member::run(const khorus_op& op) {
+  khorus_error error{};
+  const int32_t code = backend_.run(comm_, &op, &error);
+  return status_of(code, error);
+}
+
+Status Member::allreduce(const Allreduce& what, const void* input, void* output) {
+  khorus_op op = new_op(OpKind::kAllreduce, what.dtype);
+  op.reduce_op = static_cast<uint8_t>(what.op);
+  op.input = input;
+  op.output = output;
+  op.count = what.count;
+  return run(op);
+}
+
+Status Member::allgather(DataType dtype, const std::vector<uint64_t>& counts, const void* input,
+                         void* output) {
+  khorus_op op = new_op(OpKind::kAllgather, dtype);
+  op.input = input;
+  op.output = output;
+  op.count = counts[static_cast<size_t>(rank())];
+  op.counts = counts.data();
+  return run(op);
+}
+
+Status Member::broadcast(DataType dtype, size_t count, int root, const void* input, void* output) {
+  khorus_op op = new_op(OpKind::kBroadcast, dtype);
+  op.root = root;
+  op.input = input;
+  op.output = output;
+  op.count = count;
+  return run(op);
+}
+
+Status Member::ping() {
+  int32_t value = 1;
+  const Status status = allreduce({DataType::kInt32, ReduceOp::kSum, 1}, &value, &value);
+  if (status.ok()) {
+    EXPECT_EQ(value, size());
+  }
+  return status;
+}
+
+World::World(const khorus_backend& backend, const WorldOptions& options)
+    : options_(options), table_(options.size) {
+  for (int r = 0; r < options.size; ++r) {
+    hosts_.push_back(std::make_unique<Host>(table_, r));
+    members_.push_back(std::make_unique<Member>(backend, *hosts_.back(), options));
+  }
+}
+
+// The members leave before the hosts they were given.
+World::~World() { members_.clear(); }
+
+void World::each(const std::function<void(Member&)>& function) {
+  std::vector<std::jthread> threads;
+  for (auto& member : members_) {
+    threads.emplace_back([&function, &one = *member] { function(one); });
+  }
+}
+
+void World::connect() {
+  each([](Member& member) {
+    const Status status = member.connect();
+    ASSERT_TRUE(status.ok()) << "rank " << member.rank() << ": " << status.to_string();
+  });
+}
+
+}  // namespace khorus::conformance

@@ -1,0 +1,89 @@
+// World: the ranks of one group as threads of the test, each with a communicator of a backend.
+//
+// Built by the test's thread; each Member is used by the thread of its rank, except abort().
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "khorus/backend.h"
+#include "khorus/status.h"
+#include "khorus/types.h"
+#include "tests/conformance/exchange_table.h"
+
+namespace khorus::conformance {
+
+struct WorldOptions {
+  int size = 2;
+  uint32_t timeout_ms = 30000;
+  std::string interface = {};
+};
+
+// The global rank of a group's rank: not the same, so that a mix-up shows.
+inline int32_t global_rank(int rank) { return 3 * rank + 2; }
+
+// The end of one rank.
+class Member {
+ public:
+  Member(const khorus_backend& backend, Host& host, const WorldOptions& options);
+  ~Member();
+  Member(const Member&) = delete;
+  Member& operator=(const Member&) = delete;
+
+  int rank() const { return host_.rank; }
+  int size() const { return size_; }
+
+  Status connect();
+  void abort(const std::string& reason) { backend_.abort(comm_, reason.c_str()); }
+  void disconnect();
+
+  // The operations below set the sequence number. `input` may be `output`.
+  struct Allreduce {
+    DataType dtype;
+    ReduceOp op;
+    size_t count;
+  };
+  Status allreduce(const Allreduce& what, const void* input, void* output);
+  Status allgather(DataType dtype, const std::vector<uint64_t>& counts, const void* input,
+                   void* output);
+  Status broadcast(DataType dtype, size_t count, int root, const void* input, void* output);
+  // A sum of one int32, to see whether the communicator works.
+  Status ping();
+
+ private:
+  khorus_op new_op(OpKind kind, DataType dtype);
+  Status run(const khorus_op& op);
+
+  const khorus_backend& backend_;
+  Host& host_;
+  const int size_;
+  khorus_comm* comm_ = nullptr;
+  Status opened_;
+  uint64_t sequence_ = 0;
+};
+
+class World {
+ public:
+  World(const khorus_backend& backend, const WorldOptions& options);
+  ~World();
+
+  int size() const { return options_.size; }
+  Member& member(int rank) { return *members_[static_cast<size_t>(rank)]; }
+  ExchangeTable& table() { return table_; }
+
+  // Runs the function on one thread per rank and waits for all.
+  void each(const std::function<void(Member&)>& function);
+  // connect() on every rank, each of which must succeed.
+  void connect();
+
+ private:
+  const WorldOptions options_;
+  ExchangeTable table_;
+  std::vector<std::unique_ptr<Host>> hosts_;
+  std::vector<std::unique_ptr<Member>> members_;
+};
+
+}  // namespace khorus::conformance
