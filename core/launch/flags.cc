@@ -1,0 +1,56 @@
+// The table of khorusrun's flags that are no knobs; see options.h. `khorusrun --help` prints it.
+#include "core/launch/options.h"
+
+namespace khorus::launch {
+namespace {
+
+using enum FlagAction;
+
+// clang-format off
+constexpr Flag kFlags[] = {
+    {"-np, -n, --num-proc, --nproc-per-node", "N", kProcesses, "Number of ranks."},
+    {"-H, --hosts", "HOST:SLOTS", kHosts,
+     "Where to run; this version knows localhost only. Without -np: as many ranks as slots."},
+    {"--hostfile", "FILE", kHostfile, "The same from a file with lines \"HOST slots=SLOTS\"."},
+    {"--output-filename, --log-dir", "DIR", kOutput,
+     "Also write each rank's output to DIR/rank.R/stdout and stderr."},
+    {"--prefix", "TEXT", kPrefix,
+     "What stands before each line of output; {rank} is the rank. Default \"rank {rank}: \", and "
+     "nothing with one rank."},
+    {"--no-prefix", "", kNoPrefix, "Nothing stands before lines of output."},
+    {"--failure-grace-s", "SECONDS", kFailureGrace,
+     "When a rank has failed: how long the others may take to end by themselves, and how long again "
+     "between SIGTERM and SIGKILL. Default 5."},
+    {"-v, --verbose", "", kVerbose, "Say what the launcher does."},
+    {"-cb, --check-build", "", kCheckBuild, "Print what this installation can do, and exit."},
+    {"--version", "", kVersion, "Print the version, and exit."},
+    {"-h, --help", "", kHelp, "Print this text, and exit."},
+    {"--knobs-markdown", "", kKnobsMarkdown, "Print docs/knobs.md, and exit."},
+    {"--nnodes", "1", kNodes, "Number of hosts; this version runs on one."},
+    {"--node-rank", "0", kNodeRank, "Index of this host."},
+    {"--disable-cache", "", kDisableCache, "Same as --cache-capacity 0."},
+    {"--gloo, --standalone, --stall-check, --log-with-timestamp, --timeline-no-mark-cycles, "
+     "--no-hierarchical-allreduce, --no-hierarchical-allgather, --no-autotune",
+     "", kNothing, "Accepted; they ask for what is so by default."},
+    {"-p, --ssh-port", "PORT", kNotBuilt, "Remote hosts."},
+    {"-i, --ssh-identity-file", "FILE", kNotBuilt, "Remote hosts."},
+    {"--rdzv-backend, --rdzv-endpoint, --rdzv-id, --rdzv-conf, --master-addr, --master-port",
+     "VALUE", kNotBuilt, "Remote hosts."},
+    {"--mpi, --use-mpi, --jsrun, --use-jsrun", "", kNotBuilt, "Launching through MPI."},
+    {"--mpi-args", "ARGUMENTS", kNotBuilt, "Launching through MPI."},
+    {"--tcp, --tcp-flag", "", kNotBuilt, "Launching through MPI."},
+    {"--binding-args, --thread-affinity", "ARGUMENTS", kNotBuilt, "Binding to cores."},
+    {"--config-file", "FILE", kNotBuilt, "Options from a file."},
+    {"--as-horovod", "", kNotBuilt, "Running an unmodified Horovod script."},
+    {"--min-np, --min-num-proc, --max-np, --max-num-proc, --slots-per-host, --reset-limit, "
+     "--max-restarts, --elastic-timeout, --host-discovery-script, --blacklist-cooldown-range, "
+     "--cooldown-range",
+     "VALUE", kNotBuilt, "Elastic jobs."},
+};
+// clang-format on
+
+}  // namespace
+
+std::span<const Flag> flags() noexcept { return kFlags; }
+
+}  // namespace khorus::launch

@@ -1,0 +1,257 @@
+// The launcher's decisions; see job.h. Streams and logs are in job_output.cc.
+#include "core/launch/job.h"
+
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "core/base/status_page.h"
+#include "core/launch/descendants.h"
+#include "core/launch/hosts.h"
+
+namespace khorus::launch {
+
+using net::ErrorCode;
+using Wait = net::asio::posix::stream_descriptor;
+
+Job::Job(const LaunchOptions& options, PreparedJob job, Guard guard)
+    : options_(options),
+      job_(std::move(job)),
+      guard_(std::move(guard)),
+      guard_socket_(io_, guard_.socket.release()),
+      signals_(io_),
+      grace_(io_),
+      ranks_(static_cast<size_t>(options.processes)) {}
+
+Job::~Job() = default;
+
+sigset_t handled_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action {};
+    ::sigaction(signal, nullptr, &action);
+    if (action.sa_handler != SIG_IGN) sigaddset(&set, signal);
+  }
+  return set;
+}
+
+int Job::run(const std::string& store) {
+  if (const Status status = open_streams(); !status.ok()) {
+    say("khorusrun: " + status.message());
+    guard_socket_.close();  // tells the guard to end
+    ::waitpid(guard_.pid, nullptr, 0);
+    return 1;
+  }
+  watch_signals();
+  watch_guard();
+  if (!job_.notice.empty()) say("khorusrun: " + job_.notice);
+  say_if_verbose("job " + job_.job_id + ", store " + store + ", guard " +
+                 std::to_string(guard_.pid));
+  GuardCommand start{.kind = GuardCommand::Kind::kStart};
+  store.copy(start.store.data(), start.store.size() - 1);
+  running_ = ranks_.size();
+  for (Rank& rank : ranks_) rank.running = true;
+  command(start);
+  while (state_ != State::kOver) io_.run_one();
+  return conclude();
+}
+
+// ---- the guard ----
+
+void Job::watch_guard() {
+  guard_socket_.async_wait(Wait::wait_read, [this](ErrorCode error) {
+    if (error) return;
+    GuardEvent event;
+    const ssize_t size = ::recv(guard_socket_.native_handle(), &event, sizeof(event), MSG_DONTWAIT);
+    if (size == static_cast<ssize_t>(sizeof(event))) {
+      on_event(event);
+    } else if (size >= 0 || (errno != EAGAIN && errno != EINTR)) {
+      return on_guard_lost();
+    }
+    if (state_ != State::kOver) watch_guard();
+  });
+}
+
+void Job::command(const GuardCommand& command) {
+  // A guard that is gone shows as the end of its socket.
+  ::send(guard_socket_.native_handle(), &command, sizeof(command), MSG_NOSIGNAL);
+}
+
+void Job::on_event(const GuardEvent& event) {
+  const auto rank = static_cast<size_t>(event.rank);
+  switch (event.kind) {
+    case GuardEvent::Kind::kStarted:
+      on_started(event);
+      break;
+    case GuardEvent::Kind::kNotForked:
+      ranks_[rank].outcome.last_words = std::string("fork failed: ") + std::strerror(event.status);
+      on_ended(rank, W_EXITCODE(126, 0));
+      break;
+    case GuardEvent::Kind::kEnded:
+      on_ended(rank, event.status);
+      break;
+    case GuardEvent::Kind::kFinished:
+      left_over_ = event.status;
+      state_ = State::kOver;
+      break;
+  }
+}
+
+void Job::on_started(const GuardEvent& event) {
+  ranks_[static_cast<size_t>(event.rank)].outcome.pid = event.pid;
+  say_if_verbose("rank " + std::to_string(event.rank) + " is pid " + std::to_string(event.pid));
+}
+
+void Job::on_ended(size_t index, int wait_status) {
+  Rank& rank = ranks_[index];
+  if (!rank.running) return;
+  rank.running = false;
+  rank.ended = true;
+  rank.outcome.wait_status = wait_status;
+  rank.outcome.order = ended_++;
+  --running_;
+  const bool failed = exit_code_of(wait_status) != 0;
+  if (failed || options_.verbose) {
+    say_if_verbose("rank " + std::to_string(index) + ": " + describe_end(wait_status));
+  }
+  stopping_ = stopping_ || (failed && interrupted_by_ == 0);
+  if (running_ == 0) return finish();
+  if (failed || interrupted_by_ != 0) stop_after_grace(SIGTERM);
+}
+
+// The guard was killed. The ranks die with it; what they left is ours now, for this process is a
+// subreaper too.
+void Job::on_guard_lost() {
+  guard_lost_ = true;
+  end_descendants(SIGKILL, std::chrono::steady_clock::now() + std::chrono::seconds(20));
+  for (Rank& rank : ranks_) {
+    if (!rank.running) continue;
+    rank.running = false;
+    rank.outcome.wait_status = W_EXITCODE(0, SIGKILL);
+    rank.outcome.stopped_with = SIGKILL;
+    rank.outcome.order = ended_++;
+  }
+  running_ = 0;
+  state_ = State::kOver;
+}
+
+// ---- ending ----
+
+void Job::signal_running(int signal) {
+  for (size_t rank = 0; rank < ranks_.size(); ++rank) {
+    if (!ranks_[rank].running) continue;
+    command({.kind = GuardCommand::Kind::kSignal,
+             .rank = static_cast<int32_t>(rank),
+             .signal = signal});
+  }
+}
+
+// First everybody may end by himself, with the error that the library gives him; then SIGTERM, then
+// SIGKILL, each after one more grace.
+void Job::stop_after_grace(int signal) {
+  if (grace_running_) return;
+  grace_running_ = true;
+  grace_.expires_after(std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+      std::chrono::duration<double>(options_.failure_grace_s)));
+  grace_.async_wait([this, signal](ErrorCode error) {
+    if (error || running_ == 0) return;
+    stop(signal);
+    grace_running_ = false;
+    if (signal != SIGKILL) stop_after_grace(SIGKILL);
+  });
+}
+
+void Job::stop(int signal) {
+  for (Rank& rank : ranks_) {
+    if (rank.running) rank.outcome.stopped_with = signal;
+  }
+  signal_running(signal);
+}
+
+void Job::finish() {
+  if (state_ != State::kRunning) return;
+  state_ = State::kFinishing;
+  grace_.cancel();
+  command({.kind = GuardCommand::Kind::kFinish});
+}
+
+// ---- the user's signals ----
+
+void Job::watch_signals() {
+  if (!signals_.is_open()) {
+    sigset_t set = handled_signals();
+    sigdelset(&set, SIGCHLD);
+    signals_.assign(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  }
+  signals_.async_wait(Wait::wait_read, [this](ErrorCode error) {
+    if (error) return;
+    signalfd_siginfo info;
+    while (::read(signals_.native_handle(), &info, sizeof(info)) == sizeof(info)) {
+      on_signal(static_cast<int>(info.ssi_signo));
+    }
+    watch_signals();
+  });
+}
+
+void Job::on_signal(int signal) {
+  if (running_ == 0) return;
+  if (interrupted_by_ != 0) {
+    say("khorusrun: interrupted again, killing the ranks that are left");
+    return stop(SIGKILL);
+  }
+  interrupted_by_ = signal;
+  interrupted_first_ = !stopping_;
+  signal_running(signal);
+  say("khorusrun: " + std::string(::strsignal(signal)) + ": passed on to " +
+      std::to_string(running_) + " ranks, waiting for them to end (again: kill them)");
+  if (ended_ > 0) stop_after_grace(SIGTERM);
+}
+
+// ---- the end ----
+
+int Job::conclude() {
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    Rank& rank = ranks_[i];
+    if (rank.standard_output) rank.standard_output->drain();
+    if (rank.standard_error) rank.standard_error->drain();
+    if (rank.standard_error && rank.outcome.last_words.empty()) {
+      rank.outcome.last_words = rank.standard_error->last_line();
+    }
+    if (auto page = base::StatusPage::map(job_.ends[i].status_page.get()); page.ok()) {
+      rank.outcome.page = page->read();
+    }
+  }
+  ::waitpid(guard_.pid, nullptr, 0);
+  JobOutcome outcome;
+  outcome.host = host_name();
+  outcome.interrupted_by = interrupted_first_ ? interrupted_by_ : 0;
+  if (!options_.output_directory.empty()) {
+    outcome.logs = options_.output_directory + "/rank.*/stdout and stderr";
+  }
+  for (Rank& rank : ranks_) outcome.ranks.push_back(std::move(rank.outcome));
+  Verdict verdict = judge(outcome);
+  if (guard_lost_ && verdict.exit_code == 0) {
+    verdict.exit_code = 128 + SIGKILL;
+    verdict.lines.push_back("khorusrun: the guard process was killed, and the job with it");
+  }
+  if (left_over_ > 0) {
+    verdict.lines.push_back("khorusrun: " + std::to_string(left_over_) +
+                            " processes could not be ended");
+  }
+  for (const std::string& line : verdict.lines) say(line);
+  return verdict.exit_code;
+}
+
+void Job::say(const std::string& line) { error_->write(line + "\n"); }
+
+void Job::say_if_verbose(const std::string& line) {
+  if (options_.verbose) say("khorusrun: " + line);
+}
+
+}  // namespace khorus::launch

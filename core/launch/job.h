@@ -1,0 +1,87 @@
+// Job: the launcher's event loop: output, signals, the guard's messages, and when to end what.
+//
+// One thread, one io_context. The ranks are started by run() and are over, with everything that
+// came from them, when it returns.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/launch/guard.h"
+#include "core/launch/output_writer.h"
+#include "core/launch/rank_stream.h"
+#include "core/launch/verdict.h"
+
+namespace khorus::launch {
+
+class Job {
+ public:
+  // `job.plan` has gone to the guard.
+  Job(const LaunchOptions& options, PreparedJob job, Guard guard);
+  ~Job();
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  // Runs the job to its end, says what there is to say, and returns the exit code. `store` is the
+  // address of the job's store. A log file that cannot be made ends it before it starts. REQUIRES:
+  // the signals of handled_signals() are blocked.
+  int run(const std::string& store);
+
+ private:
+  enum class State { kRunning, kFinishing, kOver };
+  struct Rank {
+    bool running = false;
+    bool ended = false;
+    std::unique_ptr<RankStream> standard_output, standard_error;
+    RankOutcome outcome;
+  };
+
+  Status open_streams();
+  Status open_logs(size_t rank, Descriptor* standard_output, Descriptor* standard_error);
+  void resume_streams();
+
+  void watch_guard();
+  void on_event(const GuardEvent& event);
+  void on_started(const GuardEvent& event);
+  void on_ended(size_t rank, int wait_status);
+  void on_guard_lost();
+  void command(const GuardCommand& command);
+  void signal_running(int signal);
+
+  void watch_signals();
+  void on_signal(int signal);
+  void stop_after_grace(int signal);
+  void stop(int signal);
+  void finish();
+
+  int conclude();
+  void say(const std::string& line);
+  void say_if_verbose(const std::string& line);
+
+  const LaunchOptions options_;
+  PreparedJob job_;
+  Guard guard_;
+  net::asio::io_context io_;
+  net::asio::posix::stream_descriptor guard_socket_;
+  net::asio::posix::stream_descriptor signals_;
+  net::asio::steady_timer grace_;
+  // One writer when standard output and error are the same file, so that their lines do not mix.
+  std::unique_ptr<OutputWriter> output_, error_;
+  std::vector<Rank> ranks_;
+  size_t running_ = 0;
+  int ended_ = 0;
+  State state_ = State::kRunning;
+  bool grace_running_ = false;
+  bool stopping_ = false;   // because a rank failed
+  int interrupted_by_ = 0;  // the user's first signal
+  bool interrupted_first_ = false;
+  bool guard_lost_ = false;
+  int left_over_ = 0;
+};
+
+// SIGINT, SIGTERM and SIGHUP as far as they are not ignored (nohup, background), and SIGCHLD.
+sigset_t handled_signals();
+
+}  // namespace khorus::launch

@@ -1,0 +1,53 @@
+// JobPlan: everything the guard needs to start the ranks, made before the guard is forked.
+//
+// The ranks' ends of all descriptors are here; the launcher keeps the other ends (RankEnds). A
+// resource: it moves, and closing it closes the descriptors. The launcher's thread, then the guard.
+#pragma once
+
+#include <signal.h>
+
+#include <string>
+#include <vector>
+
+#include "core/launch/descriptor.h"
+#include "core/launch/options.h"
+#include "core/net/job_key.h"
+#include "khorus/status.h"
+
+namespace khorus::launch {
+
+// What one rank gets. A stream without a descriptor is inherited from the launcher.
+struct RankPlan {
+  std::vector<std::string> environment;  // "NAME=value"
+  Descriptor standard_input, standard_output, standard_error;
+  Descriptor key;          // 32 bytes to read, then end of file
+  Descriptor status_page;  // base::StatusPage
+};
+
+struct JobPlan {
+  std::string program;                 // path of the executable
+  std::vector<std::string> arguments;  // argv, the name included
+  std::vector<RankPlan> ranks;
+  sigset_t signal_mask{};  // the mask the ranks start with
+};
+
+// The launcher's ends for one rank. Without captured output there is none.
+struct RankEnds {
+  Descriptor standard_output, standard_error;
+  Descriptor status_page;
+};
+
+struct PreparedJob {
+  std::string job_id;
+  net::JobKey key;
+  JobPlan plan;
+  std::vector<RankEnds> ends;
+  bool captured = true;  // false: one rank that has the terminal to itself
+  std::string notice;    // what was set for the user, to be said once; may be empty
+};
+
+// Looks up the program, makes the key, the pipes and the environment of every rank. InvalidArgument
+// for a knob that does not parse, Unavailable for a program that cannot be run.
+Result<PreparedJob> prepare_job(const LaunchOptions& options);
+
+}  // namespace khorus::launch

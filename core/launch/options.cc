@@ -1,0 +1,242 @@
+// Parsing khorusrun's command line; see options.h.
+#include "core/launch/options.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <optional>
+
+#include "core/base/config_table.h"
+#include "core/launch/hosts.h"
+
+namespace khorus::launch {
+namespace {
+
+constexpr int kMaxProcesses = 8192;
+
+Status refused(std::string message) {
+  return Status(StatusCode::kInvalidArgument, std::move(message));
+}
+
+// "--Num_proc" -> "num-proc": without dashes in front; torchrun's underscores are dashes.
+std::string flag_name(std::string_view spelling) {
+  const bool is_long = spelling.starts_with("--");
+  while (spelling.starts_with('-')) spelling.remove_prefix(1);
+  std::string name(spelling);
+  if (is_long) std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+template <class Visit>
+void for_each_spelling(std::string_view spellings, const Visit& visit) {
+  while (!spellings.empty()) {
+    const size_t comma = spellings.find(", ");
+    visit(spellings.substr(0, comma));
+    spellings.remove_prefix(comma == std::string_view::npos ? spellings.size() : comma + 2);
+  }
+}
+
+const Flag* find_flag(std::string_view name) {
+  const Flag* found = nullptr;
+  for (const Flag& flag : flags()) {
+    for_each_spelling(flag.spellings, [&](std::string_view spelling) {
+      if (flag_name(spelling) == name) found = &flag;
+    });
+  }
+  return found;
+}
+
+Result<int> parse_count(const std::string& flag, std::string_view text, int least) {
+  int value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || rest != end || value < least || value > kMaxProcesses) {
+    return refused(flag + " \"" + std::string(text) + "\": expected a whole number from " +
+                   std::to_string(least) + " to " + std::to_string(kMaxProcesses));
+  }
+  return value;
+}
+
+// Walks over the arguments; each method handles one thing.
+class Parser {
+ public:
+  explicit Parser(std::span<const std::string> arguments) : left_(arguments) {}
+
+  Result<LaunchOptions> parse() {
+    while (!left_.empty() && left_.front().starts_with('-') && left_.front() != "-") {
+      const std::string argument = left_.front();
+      left_ = left_.subspan(1);
+      if (argument == "--") break;
+      if (Status status = take(argument); !status.ok()) return status;
+    }
+    options_.program.assign(left_.begin(), left_.end());
+    if (options_.action != LaunchAction::kRun) return std::move(options_);
+    if (Status status = check(); !status.ok()) return status;
+    return std::move(options_);
+  }
+
+ private:
+  Status take(const std::string& argument) {
+    const size_t equals = argument.find('=');
+    spelling_ = argument.substr(0, equals);
+    attached_.reset();
+    if (equals != std::string::npos) attached_ = argument.substr(equals + 1);
+    const std::string name = flag_name(spelling_);
+    if (const Flag* flag = find_flag(name)) return take_flag(*flag);
+    if (const base::Knob* knob = base::find_knob_by_flag(name)) return take_knob(*knob);
+    // "-np4", as mpirun and horovodrun allow
+    if (name.size() > 2 && name.starts_with("np") && !attached_) {
+      attached_ = name.substr(2);
+      spelling_ = "-np";
+      if (attached_->find_first_not_of("0123456789") == std::string::npos) {
+        return take_flag(*find_flag("np"));
+      }
+    }
+    return refused("unknown option " + spelling_ +
+                   "; `khorusrun --help` lists them. Options of your program stand after it.");
+  }
+
+  Result<std::string> value() {
+    if (attached_) return *std::exchange(attached_, std::nullopt);
+    if (left_.empty()) return refused(spelling_ + " needs a value");
+    const std::string text = left_.front();
+    left_ = left_.subspan(1);
+    return text;
+  }
+
+  Status take_flag(const Flag& flag) {
+    if (flag.action == FlagAction::kNotBuilt) {
+      return refused(spelling_ + " is not built yet (" + std::string(flag.sentence) +
+                     "); this version runs a fixed number of ranks on this machine");
+    }
+    std::string text;
+    if (!flag.value.empty()) {
+      Result<std::string> given = value();
+      if (!given.ok()) return given.status();
+      text = std::move(*given);
+    }
+    if (attached_) return refused(spelling_ + " takes no value");
+    return apply(flag.action, text);
+  }
+
+  Status apply(FlagAction action, const std::string& text) {
+    switch (action) {
+      case FlagAction::kProcesses:
+        return set_count(text, 1, &options_.processes);
+      case FlagAction::kHosts:
+        return add_slots(parse_hosts(text));
+      case FlagAction::kHostfile:
+        return add_slots(read_hostfile(text));
+      case FlagAction::kNodes:
+        return set_count(text, 1, &nodes_);
+      case FlagAction::kNodeRank:
+        return set_count(text, 0, &node_rank_);
+      case FlagAction::kFailureGrace:
+        return set_grace(text);
+      case FlagAction::kOutput:
+        options_.output_directory = text;
+        break;
+      case FlagAction::kPrefix:
+        options_.prefix = text;
+        options_.prefix_given = true;
+        break;
+      case FlagAction::kNoPrefix:
+        options_.prefix.clear();
+        break;
+      case FlagAction::kVerbose:
+        options_.verbose = true;
+        break;
+      case FlagAction::kDisableCache:
+        options_.environment["KHORUS_CACHE_CAPACITY"] = "0";
+        break;
+      case FlagAction::kHelp:
+        options_.action = LaunchAction::kHelp;
+        break;
+      case FlagAction::kVersion:
+        options_.action = LaunchAction::kVersion;
+        break;
+      case FlagAction::kCheckBuild:
+        options_.action = LaunchAction::kCheckBuild;
+        break;
+      case FlagAction::kKnobsMarkdown:
+        options_.action = LaunchAction::kKnobsMarkdown;
+        break;
+      case FlagAction::kNothing:
+      case FlagAction::kNotBuilt:
+        break;
+    }
+    return Status();
+  }
+
+  Status take_knob(const base::Knob& knob) {
+    if (!knob.used()) {
+      return refused(spelling_ + " is not built yet (" + std::string(knob.sentence) + ")");
+    }
+    std::string text = "1";
+    if (knob.type != base::KnobType::kBool || attached_) {
+      Result<std::string> given = value();
+      if (!given.ok()) return given.status();
+      text = std::move(*given);
+    }
+    text += knob.flag_unit;
+    const Result<base::KnobValue> parsed = base::parse_knob(knob, spelling_, text);
+    if (!parsed.ok()) return parsed.status();
+    options_.environment["KHORUS_" + std::string(knob.name)] = text;
+    return Status();
+  }
+
+  Status set_count(const std::string& text, int least, int* count) {
+    const Result<int> value = parse_count(spelling_, text, least);
+    if (!value.ok()) return value.status();
+    *count = *value;
+    return Status();
+  }
+
+  Status set_grace(const std::string& text) {
+    double seconds = 0;
+    const char* end = text.data() + text.size();
+    const auto [rest, error] = std::from_chars(text.data(), end, seconds);
+    if (error != std::errc() || rest != end || !(seconds >= 0) || seconds > 1e6) {
+      return refused(spelling_ + " \"" + text + "\": expected a time in seconds");
+    }
+    options_.failure_grace_s = seconds;
+    return Status();
+  }
+
+  Status add_slots(const Result<int>& slots) {
+    if (!slots.ok()) return slots.status();
+    slots_ += *slots;
+    return Status();
+  }
+
+  Status check() {
+    if (nodes_ > 1 || node_rank_ > 0) {
+      return refused("more than one host is not supported yet (--nnodes " + std::to_string(nodes_) +
+                     ", --node-rank " + std::to_string(node_rank_) + ")");
+    }
+    if (options_.processes == 0) options_.processes = slots_;
+    if (options_.processes == 0) return refused("how many ranks? Give -np N");
+    if (slots_ > 0 && options_.processes > slots_) {
+      return refused("-np " + std::to_string(options_.processes) + " is more than the " +
+                     std::to_string(slots_) + " slots of the hosts");
+    }
+    if (options_.program.empty()) {
+      return refused("which program? khorusrun -np N PROGRAM [ARGUMENTS]");
+    }
+    return Status();
+  }
+
+  std::span<const std::string> left_;
+  LaunchOptions options_;
+  std::string spelling_;                 // of the flag under way, as it was given
+  std::optional<std::string> attached_;  // its value, of "--flag=value"
+  int slots_ = 0, nodes_ = 1, node_rank_ = 0;
+};
+
+}  // namespace
+
+Result<LaunchOptions> parse_options(std::span<const std::string> arguments) {
+  return Parser(arguments).parse();
+}
+
+}  // namespace khorus::launch

@@ -1,0 +1,63 @@
+// LaunchOptions: the command line of khorusrun, parsed. A value.
+//
+// Spellings are those of horovodrun and torchrun; flags of knobs come from the table of knobs
+// (core/base/config_table.h).
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "khorus/status.h"
+
+namespace khorus::launch {
+
+enum class LaunchAction : uint8_t { kRun, kHelp, kVersion, kCheckBuild, kKnobsMarkdown };
+
+struct LaunchOptions {
+  LaunchAction action = LaunchAction::kRun;
+  int processes = 0;
+  std::string output_directory;          // empty: no log files
+  std::string prefix = "rank {rank}: ";  // empty: no prefix
+  bool prefix_given = false;             // also with one rank
+  double failure_grace_s = 5;
+  bool verbose = false;
+  std::map<std::string, std::string> environment;  // of knobs given as flags
+  std::vector<std::string> program;                // and its arguments, untouched
+};
+
+// `arguments` without the launcher's own name. InvalidArgument says which option, and why.
+Result<LaunchOptions> parse_options(std::span<const std::string> arguments);
+
+// One flag that is no knob.
+enum class FlagAction : uint8_t {
+  kProcesses,
+  kHosts,
+  kHostfile,
+  kOutput,
+  kPrefix,
+  kNoPrefix,
+  kFailureGrace,
+  kVerbose,
+  kNodes,
+  kNodeRank,
+  kDisableCache,
+  kNothing,   // says what is so anyway
+  kNotBuilt,  // known from Horovod or torchrun, and refused
+  kHelp,
+  kVersion,
+  kCheckBuild,
+  kKnobsMarkdown,
+};
+
+struct Flag {
+  std::string_view spellings;  // "-np, --num-proc"
+  std::string_view value;      // what it takes, for help; empty: nothing
+  FlagAction action = FlagAction::kNothing;
+  std::string_view sentence;
+};
+std::span<const Flag> flags() noexcept;
+
+}  // namespace khorus::launch
