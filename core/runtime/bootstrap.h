@@ -1,0 +1,35 @@
+// Bootstrap: from options to a connected control channel.
+//
+// One rank: no network at all. A world: its in-process channel. Else TCP: the job key, the
+// launcher's store, the authenticated tree.
+//
+// Thread rule: the thread that creates the engine.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/net/control_channel.h"
+#include "core/protocol/topology.h"
+#include "khorus/options.h"
+#include "khorus/status.h"
+
+namespace khorus::runtime {
+
+struct Meeting {
+  std::unique_ptr<net::ControlChannel> channel;
+  uint64_t epoch = 0;
+  // "ranks 2,5": who has not come yet, as far as one can tell; "" when unknown.
+  std::function<std::string()> missing_ranks;
+};
+
+// InvalidArgument when the place is none.
+Status check_place(const Place& place);
+
+Result<Meeting> meet(const EngineOptions& options, const protocol::Topology& topology,
+                     const std::string& host, std::chrono::milliseconds timeout);
+
+}  // namespace khorus::runtime

@@ -1,0 +1,338 @@
+// See coordinator_thread.h.
+#include "core/runtime/coordinator_thread.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "core/base/assert.h"
+#include "core/wire/codec.h"
+
+namespace khorus::runtime {
+namespace {
+
+// How long the end of a healthy job, or of a broken one, may take to write out its last frames.
+constexpr std::chrono::milliseconds kGoodbyePatience{2000};
+constexpr std::chrono::milliseconds kFaultPatience{200};
+
+std::string negotiate_event(OpKind kind) {
+  std::string event = "NEGOTIATE_";
+  for (const char c : to_string(kind)) event += static_cast<char>(c - 'a' + 'A');
+  return event;
+}
+
+std::string operation_event(OpKind kind) { return negotiate_event(kind).substr(10); }
+
+}  // namespace
+
+CoordinatorThread::CoordinatorThread(Options options)
+    : options_(std::move(options)),
+      channel_(*options_.channel),
+      lane_(*options_.lane),
+      timeline_(*options_.timeline),
+      node_(options_.node) {}
+
+CoordinatorThread::~CoordinatorThread() {
+  KHORUS_ASSERT(!thread_.joinable(), "a coordinator thread was destroyed before join()");
+}
+
+void CoordinatorThread::start() {
+  thread_ = std::thread([this] { loop(); });
+  pthread_setname_np(thread_.native_handle(), "khorus-coord");
+}
+
+// ---- any thread ----
+
+Status CoordinatorThread::submit(Batch& batch) {
+  if (timeline_.enabled()) {
+    for (const WorkStatePtr& work : batch.works) {
+      timeline_.begin(work->name(), negotiate_event(work->operation().kind));
+    }
+  }
+  Status status = queue_.push(batch);
+  if (status.ok()) {
+    channel_.wake();
+  } else if (timeline_.enabled()) {
+    for (const WorkStatePtr& work : batch.works) timeline_.end(work->name());
+  }
+  return status;
+}
+
+void CoordinatorThread::set_peers(std::vector<protocol::PeerInfo> peers) {
+  queue_.put([&](TensorQueue::Contents& contents) { contents.peers = std::move(peers); });
+  channel_.wake();
+}
+
+void CoordinatorThread::execution_finished() noexcept {
+  finished_executions_.fetch_add(1, std::memory_order_seq_cst);
+  if (wants_finish_notice_.load(std::memory_order_seq_cst)) channel_.wake();
+}
+
+void CoordinatorThread::data_plane_failed(const Status& status) {
+  queue_.put([&](TensorQueue::Contents& contents) {
+    if (!contents.data_plane_failure.has_value()) contents.data_plane_failure = status;
+  });
+  channel_.wake();
+}
+
+void CoordinatorThread::leave(const std::string& reason) {
+  queue_.close(Status(StatusCode::kShutdown, reason));
+  queue_.put([&](TensorQueue::Contents& contents) { contents.leave = reason; });
+  channel_.wake();
+}
+
+void CoordinatorThread::end_now(const Status& status) {
+  queue_.close(status);
+  queue_.put([&](TensorQueue::Contents& contents) { contents.end_now = status; });
+  channel_.wake();
+}
+
+bool CoordinatorThread::wait_ended(Clock::time_point deadline) {
+  std::unique_lock lock(ended_mutex_);
+  return ended_changed_.wait_until(lock, deadline, [this] { return ended_; });
+}
+
+void CoordinatorThread::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+EngineStats CoordinatorThread::stats() const {
+  EngineStats stats;
+  stats.control_messages_sent = published_.messages_sent.load(std::memory_order_relaxed);
+  stats.control_bytes_sent = published_.bytes_sent.load(std::memory_order_relaxed);
+  stats.control_messages_received = published_.messages_received.load(std::memory_order_relaxed);
+  stats.control_bytes_received = published_.bytes_received.load(std::memory_order_relaxed);
+  stats.operations_submitted = published_.submitted.load(std::memory_order_relaxed);
+  stats.tensors_from_cache = published_.from_cache.load(std::memory_order_relaxed);
+  return stats;
+}
+
+// ---- the coordinator thread ----
+
+protocol::TimeUs CoordinatorThread::now_us() const {
+  return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch())
+      .count();
+}
+
+void CoordinatorThread::loop() {
+  while (!ending_) {
+    events_.clear();
+    channel_.poll(next_wakeup(), &events_);
+    take_finished_executions();
+    take_inputs();
+    for (const net::ChannelEvent& event : events_) take_event(event);
+    check_failure_deadline();
+    step();
+    publish_stats();
+  }
+  refuse_latecomers();
+  publish_stats();
+  const std::lock_guard lock(ended_mutex_);
+  ended_ = true;
+  ended_changed_.notify_all();
+}
+
+CoordinatorThread::Clock::time_point CoordinatorThread::next_wakeup() {
+  const auto outstanding = given_executions_ - noted_executions_;
+  const bool root_is_full = node_.parent() < 0 && outstanding > 0 &&
+                            outstanding >= static_cast<uint64_t>(options_.node.max_in_flight);
+  const bool wanted = root_is_full || (draining_ && outstanding > 0);
+  wants_finish_notice_.store(wanted, std::memory_order_seq_cst);
+  if (wanted && finished_executions_.load(std::memory_order_seq_cst) != noted_executions_) {
+    return Clock::now();
+  }
+  const protocol::TimeUs due = std::min(node_.next_deadline(), failure_deadline_us_);
+  if (due == protocol::kNever) return Clock::time_point::max();
+  return Clock::time_point(std::chrono::microseconds(due));
+}
+
+void CoordinatorThread::take_finished_executions() {
+  const uint64_t finished = finished_executions_.load(std::memory_order_seq_cst);
+  if (finished == noted_executions_) return;
+  node_.executions_finished(static_cast<int>(finished - noted_executions_), now_us());
+  noted_executions_ = finished;
+}
+
+void CoordinatorThread::take_inputs() {
+  TensorQueue::Contents contents = queue_.take();
+  if (!contents.peers.empty()) node_.set_peers(std::move(contents.peers));
+  for (Batch& batch : contents.batches) submit_to_node(std::move(batch));
+  if (contents.data_plane_failure.has_value() && !faulted_) {
+    pending_failure_ = std::move(contents.data_plane_failure);
+    failure_deadline_us_ = now_us() + std::chrono::microseconds(options_.verdict_wait).count();
+  }
+  if (contents.leave.has_value()) {
+    node_.leave(*contents.leave, now_us());
+    if (faulted_) close(kFaultPatience);
+  }
+  if (contents.end_now.has_value() && !ending_) give_up(*contents.end_now);
+}
+
+// The neighbours learn why; nothing else that the node says matters any more.
+void CoordinatorThread::give_up(const Status& status) {
+  faulted_ = true;
+  options_.abort_data_plane(status);
+  node_.data_plane_failed(status, now_us());
+  for (const auto& [peer, frame] : node_.tick(now_us()).frames) {
+    channel_.send(peer, wire::encode(frame));
+  }
+  fail_everything(status);
+  close(kFaultPatience);
+}
+
+void CoordinatorThread::submit_to_node(Batch batch) {
+  for (size_t i = 0; i < batch.works.size(); ++i) {
+    works_.emplace(batch.submissions[i].ticket, std::move(batch.works[i]));
+  }
+  node_.submit(std::move(batch.submissions), now_us());
+}
+
+void CoordinatorThread::take_event(const net::ChannelEvent& event) {
+  if (event.kind == net::ChannelEvent::Kind::kClosed) {
+    node_.peer_closed(event.peer, event.reason, now_us());
+    return;
+  }
+  const Result<wire::Frame> frame = wire::decode(event.frame);
+  if (frame.ok()) {
+    node_.receive(event.peer, *frame, now_us());
+  } else {
+    node_.data_plane_failed(
+        Status(StatusCode::kInternal,
+               "rank " + std::to_string(event.peer) +
+                   " sent a frame that cannot be read: " + frame.status().message()),
+        now_us());
+  }
+}
+
+void CoordinatorThread::check_failure_deadline() {
+  if (!pending_failure_.has_value() || faulted_) return;
+  if (now_us() < failure_deadline_us_) return;
+  node_.data_plane_failed(*pending_failure_, now_us());
+  failure_deadline_us_ = protocol::kNever;
+}
+
+void CoordinatorThread::step() {
+  while (!ending_) {
+    carry_out(node_.tick(now_us()));
+    if (!draining_ || ending_ || faulted_) return;
+    take_finished_executions();
+    if (given_executions_ != noted_executions_) return;
+    draining_ = false;
+    node_.drained(now_us());
+  }
+}
+
+void CoordinatorThread::carry_out(protocol::Output output) {
+  // First what peers wait for: after a fault they must learn the cause before this process ends.
+  for (const auto& [peer, frame] : output.frames) channel_.send(peer, wire::encode(frame));
+  for (const protocol::LogLine& line : output.log) options_.logger->log(line.level, line.text);
+  if (timeline_.cycles_marked()) {
+    for (size_t i = 0; i < output.agreed_rounds.size(); ++i) timeline_.mark("CYCLE_START");
+  }
+  if (output.fault.has_value()) fault(*output.fault);
+  run(std::move(output.executions));
+  complete(std::move(output.completions));
+  if (output.fault.has_value()) fail_everything(*output.fault);
+  if (output.shutdown) {
+    queue_.close(output.shutdown_status);
+    draining_ = true;
+  }
+  if (output.goodbye) close(kGoodbyePatience);
+}
+
+void CoordinatorThread::run(std::vector<protocol::Execution> executions) {
+  if (executions.empty()) return;
+  std::vector<Job> jobs;
+  jobs.reserve(executions.size());
+  for (protocol::Execution& execution : executions) {
+    Job job;
+    job.response = std::move(execution.response);
+    job.works.reserve(execution.tickets.size());
+    for (const uint64_t ticket : execution.tickets) job.works.push_back(take_work(ticket));
+    if (timeline_.enabled()) {
+      const std::string event = operation_event(job.response.tensors.front().request.kind);
+      for (const WorkStatePtr& work : job.works) {
+        timeline_.end(work->name());
+        timeline_.begin(work->name(), event);
+        timeline_.begin(work->name(), "QUEUE");
+      }
+    }
+    jobs.push_back(std::move(job));
+  }
+  given_executions_ += jobs.size();
+  lane_.push(std::move(jobs));
+}
+
+void CoordinatorThread::complete(std::vector<protocol::Completion> completions) {
+  if (completions.empty()) return;
+  std::vector<WorkStatePtr> works;
+  std::vector<Lane::Finished> finished;
+  works.reserve(completions.size());
+  finished.reserve(completions.size());
+  for (protocol::Completion& completion : completions) {
+    WorkStatePtr work = take_work(completion.ticket);
+    timeline_.end(work->name());
+    work->set_payloads(std::move(completion.payloads));
+    finished.push_back({work.get(), std::move(completion.status)});
+    works.push_back(std::move(work));
+  }
+  lane_.finish(finished);
+}
+
+void CoordinatorThread::fault(const Status& status) {
+  faulted_ = true;
+  failure_deadline_us_ = protocol::kNever;
+  options_.logger->error(status.to_string());
+  queue_.close(status);
+  options_.abort_data_plane(status);
+}
+
+void CoordinatorThread::fail_everything(const Status& status) {
+  std::vector<WorkStatePtr> works;
+  std::vector<Lane::Finished> finished;
+  for (auto& [ticket, work] : works_) works.push_back(std::move(work));
+  works_.clear();
+  for (const WorkStatePtr& work : works) {
+    timeline_.end(work->name());
+    finished.push_back({work.get(), status});
+  }
+  lane_.finish(finished);
+  lane_.fail(status);
+}
+
+void CoordinatorThread::close(Clock::duration patience) {
+  channel_.close(Clock::now() + patience);
+  ending_ = true;
+}
+
+// Batches pushed after this thread last looked and before the queue was closed.
+void CoordinatorThread::refuse_latecomers() {
+  for (Batch& batch : queue_.take().batches) {
+    for (size_t i = 0; i < batch.works.size(); ++i) {
+      works_.emplace(batch.submissions[i].ticket, std::move(batch.works[i]));
+    }
+  }
+  fail_everything(queue_.health());
+}
+
+WorkStatePtr CoordinatorThread::take_work(uint64_t ticket) {
+  const auto it = works_.find(ticket);
+  KHORUS_ASSERT(it != works_.end(), "the protocol named an operation that is not in flight");
+  WorkStatePtr work = std::move(it->second);
+  works_.erase(it);
+  return work;
+}
+
+void CoordinatorThread::publish_stats() {
+  const net::ChannelStats channel = channel_.stats();
+  published_.messages_sent.store(channel.messages_sent, std::memory_order_relaxed);
+  published_.bytes_sent.store(channel.bytes_sent, std::memory_order_relaxed);
+  published_.messages_received.store(channel.messages_received, std::memory_order_relaxed);
+  published_.bytes_received.store(channel.bytes_received, std::memory_order_relaxed);
+  const protocol::NodeStats& node = node_.stats();
+  published_.submitted.store(node.submitted, std::memory_order_relaxed);
+  published_.from_cache.store(node.submitted_from_cache, std::memory_order_relaxed);
+}
+
+}  // namespace khorus::runtime

@@ -1,0 +1,66 @@
+// DataPlane: one communicator of one backend, with the engine's side of the C contract: the
+// exchange over the control plane, the log, and an owner that disconnects.
+//
+// Thread rule: connect() by the thread that creates the engine, run by the lane's runner (through
+// comm()); abort() by any thread; disconnect() when nothing else is under way but abort().
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/log.h"
+#include "core/wire/message.h"
+#include "khorus/backend.h"
+#include "khorus/status.h"
+
+namespace khorus::runtime {
+
+class DataPlane {
+ public:
+  // Everyone's bytes, by rank. Blocks; collective.
+  using Exchange = std::function<Result<std::vector<wire::Bytes>>(
+      const std::string& tag, std::span<const std::byte> bytes)>;
+  struct Options {
+    const khorus_backend* backend = nullptr;
+    int rank = 0;
+    std::vector<std::string> hosts;  // by rank
+    std::string id;                  // of the communicator, unique in the job and epoch
+    uint64_t epoch = 0;
+    std::string network_interface;
+    uint32_t timeout_ms = 0;
+    Exchange exchange;
+    const base::Logger* logger = nullptr;
+  };
+
+  static Result<std::unique_ptr<DataPlane>> open(Options options);
+  ~DataPlane();
+  DataPlane(const DataPlane&) = delete;
+  DataPlane& operator=(const DataPlane&) = delete;
+
+  Status connect();
+  void abort(const std::string& reason);
+  void disconnect();
+
+  const khorus_backend& backend() const noexcept { return *options_.backend; }
+  khorus_comm* comm() const noexcept { return comm_; }
+
+ private:
+  explicit DataPlane(Options options) : options_(std::move(options)) {}
+  static int32_t exchange(void* engine, const char* tag, const void* bytes, size_t size,
+                          void (*receive)(void*, int32_t, const void*, size_t), void* context,
+                          khorus_error* error);
+  static void log(void* engine, int32_t level, const char* message);
+
+  const Options options_;
+  khorus_host host_{};
+  std::mutex mutex_;  // abort() against disconnect()
+  khorus_comm* comm_ = nullptr;
+};
+
+}  // namespace khorus::runtime

@@ -1,0 +1,272 @@
+// See engine.h.
+#include "core/runtime/engine.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "core/runtime/operation_check.h"
+
+namespace khorus {
+
+Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
+  return runtime::EngineImpl::create(options);
+}
+
+}  // namespace khorus
+
+namespace khorus::runtime {
+namespace {
+
+// A name for a group that has none: the members' names, as a number.
+std::string name_of_group(const std::vector<NamedTensor>& members) {
+  uint64_t hash = 14695981039346656037U;  // FNV-1a
+  for (const NamedTensor& member : members) {
+    for (const char c : member.name + '\n') {
+      hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211U;
+    }
+  }
+  return "group." + std::to_string(members.size()) + "." + std::to_string(hash);
+}
+
+// What two unnamed operations must have in common to be counted together.
+std::string signature_of(const wire::Request& request) {
+  std::string signature(to_string(request.kind));
+  if (request.kind == OpKind::kBarrier) return signature;
+  Shape shape = request.shape;
+  if (request.kind == OpKind::kAllgather) shape.front() = 0;
+  signature += "." + std::string(to_string(request.dtype)) + to_string(shape);
+  if (request.kind == OpKind::kAllreduce) signature += "." + std::string(to_string(request.op));
+  if (request.kind == OpKind::kBroadcast) signature += "." + std::to_string(request.root_rank);
+  return signature;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> EngineImpl::create(const EngineOptions& options) {
+  auto core = std::make_unique<EngineCore>(options);
+  const Status status = core->start();
+  if (!status.ok()) {
+    if (!core->stop()) static_cast<void>(core.release());
+    return status;
+  }
+  return std::unique_ptr<Engine>(std::make_unique<EngineImpl>(std::move(core)));
+}
+
+EngineImpl::EngineImpl(std::unique_ptr<EngineCore> core)
+    : pid_(getpid()),
+      place_(core->place()),
+      backend_name_(core->backend_name()),
+      core_(std::move(core)) {}
+
+EngineImpl::~EngineImpl() {
+  // In a forked child the threads are not there and the locks are as they happened to be.
+  const bool can_be_destroyed = getpid() == pid_ && core_->stop();
+  if (!can_be_destroyed) static_cast<void>(core_.release());
+}
+
+void EngineImpl::shutdown() {
+  if (getpid() == pid_) static_cast<void>(core_->stop());
+}
+
+Status EngineImpl::check_process() const {
+  const pid_t here = getpid();
+  if (here == pid_) return Status();
+  return Status(StatusCode::kUnavailable, "called in a forked child (pid " + std::to_string(here) +
+                                              "); the engine and its threads are in process " +
+                                              std::to_string(pid_) + ", call it there");
+}
+
+Status EngineImpl::health() const {
+  Status status = check_process();
+  return status.ok() ? core_->health() : status;
+}
+
+EngineStats EngineImpl::stats() const {
+  return check_process().ok() ? core_->stats() : EngineStats();
+}
+
+Status EngineImpl::start_timeline(const std::string& path, bool mark_cycles) {
+  Status status = check_process();
+  return status.ok() ? core_->timeline().start(path, mark_cycles) : status;
+}
+
+Status EngineImpl::stop_timeline() {
+  Status status = check_process();
+  return status.ok() ? core_->timeline().stop() : status;
+}
+
+// ---- operations ----
+
+WorkPtr EngineImpl::allreduce_async(const std::string& name, const TensorView& input,
+                                    const TensorView& output, const AllreduceOptions& options) {
+  Call call;
+  call.reduction = options;
+  return submit_one(std::move(call), {name, input, output});
+}
+
+std::vector<WorkPtr> EngineImpl::grouped_allreduce_async(const std::string& group,
+                                                         const std::vector<NamedTensor>& members,
+                                                         const AllreduceOptions& options) {
+  Call call;
+  call.reduction = options;
+  call.grouped = true;
+  call.group = group;
+  return submit(std::move(call), members);
+}
+
+WorkPtr EngineImpl::allgather_async(const std::string& name, const TensorView& input,
+                                    ProcessSetId process_set) {
+  Call call;
+  call.kind = OpKind::kAllgather;
+  call.reduction.process_set = process_set;
+  return submit_one(std::move(call), {name, input, {}});
+}
+
+std::vector<WorkPtr> EngineImpl::grouped_allgather_async(const std::string& group,
+                                                         const std::vector<NamedTensor>& members,
+                                                         ProcessSetId process_set) {
+  Call call;
+  call.kind = OpKind::kAllgather;
+  call.reduction.process_set = process_set;
+  call.grouped = true;
+  call.group = group;
+  return submit(std::move(call), members);
+}
+
+WorkPtr EngineImpl::broadcast_async(const std::string& name, const TensorView& input,
+                                    const TensorView& output, int root_rank,
+                                    ProcessSetId process_set) {
+  Call call;
+  call.kind = OpKind::kBroadcast;
+  call.reduction.process_set = process_set;
+  call.root_rank = root_rank;
+  return submit_one(std::move(call), {name, input, output});
+}
+
+std::vector<WorkPtr> EngineImpl::grouped_broadcast_async(const std::string& group,
+                                                         const std::vector<NamedTensor>& members,
+                                                         int root_rank, ProcessSetId process_set) {
+  Call call;
+  call.kind = OpKind::kBroadcast;
+  call.reduction.process_set = process_set;
+  call.root_rank = root_rank;
+  call.grouped = true;
+  call.group = group;
+  return submit(std::move(call), members);
+}
+
+WorkPtr EngineImpl::barrier_async(const std::string& name, ProcessSetId process_set) {
+  Call call;
+  call.kind = OpKind::kBarrier;
+  call.reduction.process_set = process_set;
+  return submit_one(std::move(call), {name, {}, {}});
+}
+
+WorkPtr EngineImpl::submit_one(Call call, NamedTensor tensor) {
+  std::vector<NamedTensor> members;
+  members.push_back(std::move(tensor));
+  return std::move(submit(std::move(call), std::move(members)).front());
+}
+
+std::vector<WorkPtr> EngineImpl::submit(Call call, std::vector<NamedTensor> members) {
+  std::vector<WorkPtr> works;
+  works.reserve(members.size());
+  const auto refuse = [&](const Status& status) {
+    works.clear();
+    for (const NamedTensor& member : members) {
+      works.push_back(std::make_shared<WorkState>(member.name, status));
+    }
+    return works;
+  };
+  if (Status status = check(call, members); !status.ok()) return refuse(status);
+
+  Batch batch;
+  batch.submissions.reserve(members.size());
+  batch.works.reserve(members.size());
+  for (NamedTensor& member : members) {
+    wire::Request request = request_of(call, member);
+    if (member.name.empty()) member.name = core_->next_unnamed(signature_of(request));
+    request.name = member.name;
+    batch.submissions.push_back({core_->next_ticket(), std::move(request), {}});
+  }
+  if (call.grouped) {
+    const std::string group = call.group.empty() ? name_of_group(members) : call.group;
+    for (protocol::Submission& submission : batch.submissions) {
+      submission.request.group = group;
+      submission.request.group_size = static_cast<uint32_t>(members.size());
+    }
+  }
+  for (NamedTensor& member : members) {
+    WorkState::Operation operation{member.name, call.kind, std::move(member.input),
+                                   std::move(member.output)};
+    auto work = std::make_shared<WorkState>(std::move(operation), core_->lane());
+    works.push_back(work);
+    batch.works.push_back(std::move(work));
+  }
+  if (batch.works.empty()) return works;
+  if (Status status = core_->submit(batch); !status.ok()) return refuse(status);
+  return works;
+}
+
+Status EngineImpl::check(const Call& call, const std::vector<NamedTensor>& members) const {
+  if (Status status = check_process(); !status.ok()) return status;
+  if (call.group.size() > wire::Limits::kMaxNameBytes || members.size() > wire::Limits::kMaxItems) {
+    return Status(StatusCode::kInvalidArgument,
+                  "grouped " + std::string(to_string(call.kind)) + ": a name of " +
+                      std::to_string(call.group.size()) + " bytes and " +
+                      std::to_string(members.size()) + " members; at most " +
+                      std::to_string(wire::Limits::kMaxNameBytes) + " bytes and " +
+                      std::to_string(wire::Limits::kMaxItems) + " members are possible");
+  }
+  for (const NamedTensor& member : members) {
+    if (Status status = check_member(call, member); !status.ok()) return status;
+  }
+  if (!call.grouped) return Status();
+  return check_members(call.kind, members, call.kind != OpKind::kAllgather);
+}
+
+Status EngineImpl::check_member(const Call& call, const NamedTensor& member) const {
+  const CheckedCall checked{call.kind, member.name, place_.size, call.reduction.process_set};
+  if (Status status = check_call(checked); !status.ok()) return status;
+  if (call.kind == OpKind::kBarrier) return Status();
+  if (Status status = check_tensor(checked, "input", member.input); !status.ok()) return status;
+  if (call.kind != OpKind::kAllgather) {
+    Status status = check_tensor(checked, "output", member.output);
+    if (status.ok()) status = check_input_and_output(checked, member.input, member.output);
+    if (!status.ok()) return status;
+  }
+  if (call.kind == OpKind::kBroadcast) {
+    if (Status status = check_root(checked, call.root_rank); !status.ok()) return status;
+  }
+  if (call.kind == OpKind::kAllreduce) {
+    Status status = check_reduction(checked, member.input.dtype, call.reduction);
+    if (!status.ok()) return status;
+  }
+  if (core_->supports(request_of(call, member))) return Status();
+  return Status(StatusCode::kInvalidArgument,
+                std::string(to_string(call.kind)) + " \"" + member.name + "\": the backend " +
+                    backend_name_ + " cannot run it for " +
+                    std::string(to_string(member.input.dtype)) +
+                    "; convert it, or choose another " + "KHORUS_BACKEND");
+}
+
+wire::Request EngineImpl::request_of(const Call& call, const NamedTensor& member) const {
+  wire::Request request;
+  request.kind = call.kind;
+  request.process_set = call.reduction.process_set;
+  if (call.kind == OpKind::kBarrier) return request;
+  request.dtype = member.input.dtype;
+  request.device = member.input.device.kind;
+  request.shape = member.input.shape;
+  if (call.kind == OpKind::kAllreduce) {
+    request.op = call.reduction.op;
+    request.prescale = call.reduction.prescale;
+    request.postscale = call.reduction.postscale;
+  }
+  if (call.kind == OpKind::kBroadcast) request.root_rank = call.root_rank;
+  if (call.kind == OpKind::kAllgather && request.shape.empty()) request.shape = {1};
+  return request;
+}
+
+}  // namespace khorus::runtime

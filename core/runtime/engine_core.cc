@@ -1,0 +1,326 @@
+// See engine_core.h.
+#include "core/runtime/engine_core.h"
+
+#include <algorithm>
+#include <cinttypes>
+#include <condition_variable>
+#include <cstdio>
+#include <utility>
+
+#include "core/base/assert.h"
+#include "core/runtime/operation_check.h"
+#include "core/wire/rank_set.h"
+
+namespace khorus::runtime {
+namespace {
+
+// How long a lane may take to return after its backend was aborted (the contract says one second).
+constexpr std::chrono::seconds kAbortPatience{5};
+
+std::chrono::milliseconds milliseconds_of(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(std::clamp(seconds, 0.0, 1e8) * 1e3));
+}
+
+int64_t microseconds_of(double seconds) {
+  return static_cast<int64_t>(std::clamp(seconds, 0.0, 1e9) * 1e6);
+}
+
+base::Logger make_logger(const EngineOptions& options) {
+  base::Logger::Options logging;
+  logging.level = options.config.log_level;
+  logging.hide_time = options.config.log_hide_time;
+  logging.rank = options.place.size > 1 ? options.place.rank : -1;
+  return base::Logger(logging);
+}
+
+protocol::NodeOptions node_options(const EngineOptions& options, uint64_t epoch) {
+  const Config& config = options.config;
+  protocol::NodeOptions node;
+  node.rank = options.place.rank;
+  node.size = options.place.size;
+  node.epoch = epoch;
+  node.fan_in = static_cast<int>(config.control_fan_in);
+  node.fusion_threshold_bytes = config.fusion_threshold_bytes;
+  node.flush_window_us = microseconds_of(config.cycle_time_ms * 1e-3);
+  node.max_in_flight = static_cast<int>(config.max_in_flight);
+  node.cache_capacity = static_cast<size_t>(config.cache_capacity);
+  node.stall_warning_us = config.stall_check_disable ? 0 : microseconds_of(config.stall_warning_s);
+  node.stall_shutdown_us =
+      config.stall_check_disable ? 0 : microseconds_of(config.stall_shutdown_s);
+  return node;
+}
+
+// Waits for a work like wait(), but not for ever.
+bool wait_until(WorkState& work, std::chrono::steady_clock::time_point deadline) {
+  struct Signal {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool over = false;
+  };
+  const auto signal = std::make_shared<Signal>();  // the callback may come after this call
+  work.on_done([signal](const Status&) {
+    const std::lock_guard lock(signal->mutex);
+    signal->over = true;
+    signal->changed.notify_all();
+  });
+  std::unique_lock lock(signal->mutex);
+  return signal->changed.wait_until(lock, deadline, [&] { return signal->over; });
+}
+
+std::string describe(const Job& job) {
+  const wire::Request& first = job.response.tensors.front().request;
+  std::string text = std::string(to_string(first.kind)) + " \"" + first.name + "\"";
+  if (job.works.size() > 1) text += " and " + std::to_string(job.works.size() - 1) + " more";
+  return text;
+}
+
+}  // namespace
+
+EngineCore::EngineCore(const EngineOptions& options)
+    : options_(options),
+      host_(own_identity().host),
+      logger_(make_logger(options)),
+      timeline_(options.place.rank),
+      start_deadline_(Clock::now() + milliseconds_of(options.config.start_timeout_s)) {}
+
+EngineCore::~EngineCore() {
+  KHORUS_ASSERT(stopped_.value_or(coordinator_ == nullptr),
+                "an engine was destroyed while its threads run");
+}
+
+Status EngineCore::start() {
+  Status status = start_all();
+  if (!status.ok() && coordinator_ != nullptr) coordinator_->end_now(status);
+  return status;
+}
+
+Status EngineCore::start_all() {
+  Status status = check_place(options_.place);
+  if (!status.ok()) return status;
+  // Loading is slow; it need not hold up ranks that have met already.
+  const BackendSearch search = find_backends(options_.config.backend_path);
+  if (status = meet_ranks(); !status.ok()) return status;
+  if (status = greet(search); !status.ok()) return status;
+  if (status = connect_data_plane(search); !status.ok()) return status;
+  if (!options_.config.timeline.empty()) {
+    status = timeline_.start(options_.config.timeline, options_.config.timeline_mark_cycles);
+  }
+  return status;
+}
+
+Status EngineCore::meet_ranks() {
+  const protocol::Topology topology(options_.place.rank, options_.place.size,
+                                    static_cast<int>(options_.config.control_fan_in));
+  const auto left =
+      std::chrono::duration_cast<std::chrono::milliseconds>(start_deadline_ - Clock::now());
+  Result<Meeting> meeting =
+      meet(options_, topology, host_, std::max(left, std::chrono::milliseconds(1)));
+  if (!meeting.ok()) return meeting.status();
+  epoch_ = meeting->epoch;
+  missing_ranks_ = std::move(meeting->missing_ranks);
+  lane_ = std::make_shared<Lane>();
+  CoordinatorThread::Options options;
+  options.node = node_options(options_, epoch_);
+  options.channel = std::move(meeting->channel);
+  options.lane = lane_;
+  options.timeline = &timeline_;
+  options.logger = &logger_;
+  options.abort_data_plane = [this](const Status& status) { abort_data_plane(status); };
+  coordinator_ = std::make_unique<CoordinatorThread>(std::move(options));
+  coordinator_->start();
+  return Status();
+}
+
+Status EngineCore::greet(const BackendSearch& search) {
+  Hello own = own_identity();
+  own.cache_capacity = options_.config.cache_capacity;
+  own.requested_backend = options_.config.backend;
+  for (const FoundBackend& found : search.backends) {
+    own.backends.push_back({found.name,
+                            found.backend != nullptr && found.backend->in_process_only != 0,
+                            found.problem.message()});
+  }
+  const auto gathered = exchange("hello", encode(own), start_deadline_);
+  if (!gathered.ok()) return gathered.status();
+  std::vector<protocol::PeerInfo> peers;
+  for (const wire::Bytes& bytes : *gathered) {
+    Result<Hello> hello = decode_hello(bytes);
+    if (!hello.ok()) return hello.status();
+    peers.push_back({hello->host, hello->pid});
+    hellos_.push_back(std::move(*hello));
+  }
+  coordinator_->set_peers(std::move(peers));
+  return check_settings(hellos_);
+}
+
+Status EngineCore::connect_data_plane(const BackendSearch& search) {
+  const Result<BackendChoice> choice = choose_backend(hellos_);
+  if (!choice.ok()) return choice.status();
+  backend_name_ = choice->name;
+  const auto found = std::find_if(search.backends.begin(), search.backends.end(),
+                                  [&](const FoundBackend& b) { return b.name == choice->name; });
+  KHORUS_ASSERT(found != search.backends.end(), "a backend was chosen that this rank has not");
+  if (options_.place.rank == 0) {
+    logger_.info("backend " + choice->name + " (" + found->origin + "): " + choice->reason);
+  }
+
+  DataPlane::Options options;
+  options.backend = found->backend;
+  options.rank = options_.place.rank;
+  for (const Hello& hello : hellos_) options.hosts.push_back(hello.host);
+  char id[64];
+  std::snprintf(id, sizeof id, "%016" PRIx64 ".%" PRIu64 ".0", hellos_.front().nonce, epoch_);
+  options.id = id;
+  options.epoch = epoch_;
+  options.network_interface = options_.config.network_interface;
+  options.timeout_ms =
+      static_cast<uint32_t>(milliseconds_of(options_.config.gloo_timeout_s).count());
+  options.exchange = [this](const std::string& tag, std::span<const std::byte> bytes) {
+    return exchange(tag, bytes, start_deadline_);
+  };
+  options.logger = &logger_;
+  Result<std::unique_ptr<DataPlane>> plane = DataPlane::open(std::move(options));
+  Status connected = plane.status();
+  if (plane.ok()) {
+    {
+      const std::lock_guard lock(plane_mutex_);
+      plane_ = std::move(*plane);
+      if (plane_abort_reason_.has_value()) plane_->abort(*plane_abort_reason_);
+    }
+    connected = plane_->connect();
+  }
+  if (!connected.ok()) {
+    coordinator_->data_plane_failed(
+        Status(connected.code(),
+               "the backend " + backend_name_ + " does not connect: " + connected.message(),
+               connected.lost_rank()));
+  }
+  // Nobody starts before all are connected; a failure anywhere is the result everywhere.
+  const auto ready = exchange("ready", {}, start_deadline_);
+  if (!ready.ok()) return ready.status();
+
+  CollectiveRunner::Options running;
+  running.backend = found->backend;
+  running.comm = plane_->comm();
+  running.rank = options_.place.rank;
+  running.size = options_.place.size;
+  running.epoch = epoch_;
+  running.fusion_limit_bytes =
+      static_cast<size_t>(std::max<int64_t>(options_.config.fusion_threshold_bytes, 0));
+  running.timeline = &timeline_;
+  runner_ = std::make_unique<CollectiveRunner>(running);
+  lane_->start([this](Job& job) { return run(job); });
+  return Status();
+}
+
+bool EngineCore::run(Job& job) {
+  const Status status = runner_->run(job);
+  if (!status.ok()) {
+    coordinator_->data_plane_failed(
+        Status(status.code(), describe(job) + " on " + backend_name_ + ": " + status.message(),
+               status.lost_rank()));
+    return false;
+  }
+  std::vector<Lane::Finished> finished;
+  finished.reserve(job.works.size());
+  for (const WorkStatePtr& work : job.works) finished.push_back({work.get(), Status()});
+  lane_->finish(finished);
+  coordinator_->execution_finished();
+  return true;
+}
+
+void EngineCore::abort_data_plane(const Status& status) {
+  const std::lock_guard lock(plane_mutex_);
+  if (!plane_abort_reason_.has_value()) plane_abort_reason_ = status.message();
+  if (plane_ != nullptr) plane_->abort(status.message());
+}
+
+Result<std::vector<wire::Bytes>> EngineCore::exchange(const std::string& tag,
+                                                      std::span<const std::byte> bytes,
+                                                      Clock::time_point deadline) {
+  if (bytes.size() > wire::Limits::kMaxPayloadBytes) {
+    return Status(StatusCode::kInvalidArgument,
+                  "an exchange of " + std::to_string(bytes.size()) + " bytes; at most " +
+                      std::to_string(wire::Limits::kMaxPayloadBytes) + " are possible");
+  }
+  WorkState::Operation operation;
+  operation.kind = OpKind::kExchange;
+  operation.name = kInternalPrefix + tag + "/" + std::to_string(next_exchange_.fetch_add(1));
+  Batch batch;
+  protocol::Submission submission;
+  submission.ticket = next_ticket();
+  submission.request.kind = OpKind::kExchange;
+  submission.request.name = operation.name;
+  submission.payload.assign(bytes.begin(), bytes.end());
+  batch.submissions.push_back(std::move(submission));
+  const auto work = std::make_shared<WorkState>(std::move(operation), lane_);
+  batch.works.push_back(work);
+  if (Status refused = coordinator_->submit(batch); !refused.ok()) return refused;
+  if (!wait_until(*work, deadline)) return timed_out(tag);
+  if (Status status = work->wait(); !status.ok()) return status;
+  return work->payloads();
+}
+
+Status EngineCore::timed_out(const std::string& what) const {
+  const std::string missing = missing_ranks_();
+  return Status(StatusCode::kTimeout,
+                "rank " + std::to_string(options_.place.rank) + " on " + host_ + " waited " +
+                    std::to_string(static_cast<int64_t>(options_.config.start_timeout_s)) +
+                    " s for all " + std::to_string(options_.place.size) + " ranks to start (" +
+                    what + ")" + (missing.empty() ? "" : "; not there: rank " + missing) +
+                    "; look at those ranks, or raise KHORUS_START_TIMEOUT");
+}
+
+bool EngineCore::stop() {
+  const std::lock_guard lock(stop_mutex_);
+  if (stopped_.has_value()) return *stopped_;
+  stopped_ = true;
+  if (coordinator_ == nullptr) return true;
+  const auto patience = milliseconds_of(options_.config.shutdown_timeout_s);
+  coordinator_->leave("shutdown() was called on rank " + std::to_string(options_.place.rank));
+  if (!coordinator_->wait_ended(Clock::now() + patience)) {
+    const Status late(StatusCode::kShutdown,
+                      "shutdown() gave up after " +
+                          std::to_string(static_cast<int64_t>(options_.config.shutdown_timeout_s)) +
+                          " s because not all ranks have finished what was agreed before");
+    logger_.error(late.message());
+    coordinator_->end_now(late);
+    if (!coordinator_->wait_ended(Clock::now() + kAbortPatience)) return *(stopped_ = false);
+  }
+  coordinator_->join();
+  if (!lane_->stop(Clock::now() + kAbortPatience)) {
+    logger_.error(
+        "the backend " + backend_name_ +
+        " did not return after it was aborted; its memory is kept until the process ends");
+    return *(stopped_ = false);
+  }
+  if (plane_ != nullptr) plane_->disconnect();
+  if (timeline_.enabled()) {
+    const Status written = timeline_.stop();
+    if (!written.ok()) logger_.warning(written.message());
+  }
+  return true;
+}
+
+EngineStats EngineCore::stats() const {
+  EngineStats stats = coordinator_->stats();
+  stats.operations_done = lane_->finished_count();
+  stats.responses_executed = runner_->executed();
+  stats.bytes_reduced = runner_->bytes_reduced();
+  return stats;
+}
+
+std::string EngineCore::next_unnamed(const std::string& signature) {
+  const std::lock_guard lock(unnamed_mutex_);
+  return signature + ".unnamed." + std::to_string(unnamed_[signature]++);
+}
+
+bool EngineCore::supports(const wire::Request& request) const {
+  if (request.kind == OpKind::kBarrier) return true;
+  const ReduceOp op = request.op == ReduceOp::kAverage ? ReduceOp::kSum : request.op;
+  return plane_->backend().supports(static_cast<uint8_t>(request.kind),
+                                    static_cast<uint8_t>(request.dtype), static_cast<uint8_t>(op),
+                                    static_cast<uint8_t>(request.device)) != 0;
+}
+
+}  // namespace khorus::runtime

@@ -1,0 +1,31 @@
+// FusionBuffer: the staging memory through which small tensors travel as one.
+//
+// Grows to what is asked for and is used again; what exceeds the limit is given back after use (a
+// group larger than the fusion threshold). Aligned to 64 bytes, not initialised.
+//
+// Thread rule: who holds the lane's role.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+namespace khorus::runtime {
+
+// 64-byte aligned memory that its last owner frees; null when there is not enough.
+std::shared_ptr<void> allocate_aligned(size_t bytes);
+
+class FusionBuffer {
+ public:
+  explicit FusionBuffer(size_t limit_bytes) : limit_bytes_(limit_bytes) {}
+
+  // At least `bytes`, valid until the next call; null when there is not enough memory.
+  void* reserve(size_t bytes);
+  void trim();
+
+ private:
+  size_t limit_bytes_;
+  size_t capacity_bytes_ = 0;
+  std::shared_ptr<void> memory_;
+};
+
+}  // namespace khorus::runtime

@@ -1,0 +1,30 @@
+// See job_session.h.
+#include "core/runtime/job_session.h"
+
+#include <utility>
+
+namespace khorus {
+
+std::shared_ptr<JobSession> make_job_session() { return std::make_shared<JobSession>(); }
+
+Result<net::JobKey> JobSession::key(const Config& config) {
+  const std::lock_guard lock(mutex_);
+  if (key_.has_value()) return *key_;
+  Result<net::JobKey> key =
+      config.key_fd >= 0 ? net::JobKey::from_fd(static_cast<int>(config.key_fd))
+      : !config.key_file.empty()
+          ? net::JobKey::from_file(config.key_file)
+          : Status(StatusCode::kUnavailable,
+                   "several ranks talk over TCP only with a job key; set KHORUS_KEY_FILE to a file "
+                   "with 64 hex digits that all ranks have and only you can read (openssl rand "
+                   "-hex 32), or start the job with khorusrun");
+  if (key.ok()) key_ = *key;
+  return key;
+}
+
+uint64_t JobSession::next_generation(const std::string& job_id) {
+  const std::lock_guard lock(mutex_);
+  return ++generations_[job_id];
+}
+
+}  // namespace khorus

@@ -1,0 +1,35 @@
+// JobSession: what a process remembers of its jobs from one engine to the next.
+//
+// The descriptor with the key can be read once; and every init() after a shutdown() needs names of
+// its own in the store, so the generations of a job are counted. The default engine owns one;
+// others pass theirs in EngineOptions::session.
+//
+// Thread rule: any thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "core/net/job_key.h"
+#include "khorus/options.h"
+#include "khorus/status.h"
+
+namespace khorus {
+
+class JobSession {
+ public:
+  // From the descriptor or file that `config` names, once. Unavailable names what to set.
+  Result<net::JobKey> key(const Config& config);
+  // 1, 2, ... for each engine of this job that this process makes: the epoch on all ranks.
+  uint64_t next_generation(const std::string& job_id);
+
+ private:
+  std::mutex mutex_;
+  std::optional<net::JobKey> key_;
+  std::map<std::string, uint64_t> generations_;
+};
+
+}  // namespace khorus

@@ -1,0 +1,35 @@
+// Checks of one rank's own arguments, before anything is sent.
+//
+// Pure functions. Each error names the operation, the value and what to do instead.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "khorus/engine.h"
+#include "khorus/status.h"
+#include "khorus/types.h"
+
+namespace khorus::runtime {
+
+// Names that begin so belong to Khorus itself.
+inline constexpr const char* kInternalPrefix = "khorus.internal/";
+
+struct CheckedCall {
+  OpKind kind = OpKind::kAllreduce;
+  std::string name;
+  int size = 1;  // of the world
+  ProcessSetId process_set = kGlobalProcessSet;
+};
+
+Status check_call(const CheckedCall& call);
+Status check_tensor(const CheckedCall& call, const char* role, const TensorView& view);
+// Same dtype and shape, one memory or two that do not overlap.
+Status check_input_and_output(const CheckedCall& call, const TensorView& input,
+                              const TensorView& output);
+Status check_reduction(const CheckedCall& call, DataType dtype, const AllreduceOptions& options);
+Status check_root(const CheckedCall& call, int root_rank);
+// Of a group: two members of one name, or outputs that overlap.
+Status check_members(OpKind kind, std::span<const NamedTensor> members, bool with_output);
+
+}  // namespace khorus::runtime

@@ -1,0 +1,29 @@
+// See parker.h; futex(2).
+#include "core/runtime/parker.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace khorus::runtime {
+
+void Parker::park() noexcept {
+  uint32_t seen = kEmpty;
+  if (!state_.compare_exchange_strong(seen, kAsleep, std::memory_order_acquire)) {
+    state_.store(kEmpty, std::memory_order_relaxed);  // the token was there already
+    return;
+  }
+  while (state_.load(std::memory_order_acquire) != kToken) {
+    // Returns at once when the state is no longer kAsleep, also for signals; hence the loop.
+    syscall(SYS_futex, &state_, FUTEX_WAIT_PRIVATE, kAsleep, nullptr, nullptr, 0);
+  }
+  state_.store(kEmpty, std::memory_order_relaxed);
+}
+
+void Parker::unpark(Address address) noexcept {
+  if (address != nullptr) {
+    syscall(SYS_futex, address, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+}
+
+}  // namespace khorus::runtime

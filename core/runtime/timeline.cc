@@ -1,0 +1,191 @@
+// See timeline.h.
+#include "core/runtime/timeline.h"
+
+#include <pthread.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace khorus::runtime {
+namespace {
+
+constexpr size_t kMaxQueuedRecords = 1U << 18;
+
+std::string quoted(std::string_view text) {
+  std::string json = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      json += '\\';
+      json += c;
+    } else if (byte < 0x20 || byte >= 0x7F) {
+      // Names are bytes of any encoding; as code points they stay valid JSON.
+      char escaped[8];
+      std::snprintf(escaped, sizeof escaped, "\\u%04x", byte);
+      json += escaped;
+    } else {
+      json += c;
+    }
+  }
+  return json + "\"";
+}
+
+}  // namespace
+
+Timeline::~Timeline() {
+  if (enabled()) static_cast<void>(stop());
+}
+
+Status Timeline::start(const std::string& path, bool mark_cycles) {
+  const std::lock_guard control(control_mutex_);
+  if (enabled()) {
+    return Status(StatusCode::kUnavailable,
+                  "a timeline is being recorded to \"" + path_ + "\"; call stop_timeline() first");
+  }
+  path_ = rank_ == 0 ? path : path + "." + std::to_string(rank_);
+  file_ = std::fopen(path_.c_str(), "we");
+  if (file_ == nullptr) {
+    return Status(StatusCode::kUnavailable, "the timeline \"" + path_ +
+                                                "\" cannot be written: " + std::strerror(errno) +
+                                                "; give a path in a folder that exists");
+  }
+  std::fputs("[\n", file_);
+  first_line_ = true;
+  rows_.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    queue_.clear();
+    dropped_ = 0;
+    stopping_ = false;
+    origin_ = Clock::now();
+  }
+  write_line("{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":0,\"args\":{\"name\":\"rank " +
+             std::to_string(rank_) + "\"}}");
+  writer_ = std::thread([this] { writer_loop(); });
+  pthread_setname_np(writer_.native_handle(), "khorus-trace");
+  mark_cycles_.store(mark_cycles);
+  enabled_.store(true);
+  return Status();
+}
+
+Status Timeline::stop() {
+  const std::lock_guard control(control_mutex_);
+  if (!enabled()) {
+    return Status(StatusCode::kUnavailable, "no timeline is being recorded");
+  }
+  enabled_.store(false);
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wakeup_.notify_one();
+  writer_.join();
+  finish_file();
+  const bool bad = std::ferror(file_) != 0;
+  if (std::fclose(std::exchange(file_, nullptr)) != 0 || bad) {
+    return Status(StatusCode::kUnavailable,
+                  "the timeline \"" + path_ + "\" is incomplete: " + std::strerror(errno));
+  }
+  return Status();
+}
+
+void Timeline::begin(const std::string& tensor, std::string_view event) {
+  if (enabled()) add(Phase::kBegin, tensor, event);
+}
+
+void Timeline::end(const std::string& tensor) {
+  if (enabled()) add(Phase::kEnd, tensor, {});
+}
+
+void Timeline::mark(std::string_view event) {
+  if (enabled()) add(Phase::kMark, {}, event);
+}
+
+void Timeline::add(Phase phase, const std::string& tensor, std::string_view event) {
+  bool was_empty = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    if (queue_.size() >= kMaxQueuedRecords) {
+      ++dropped_;
+      return;
+    }
+    // Taken under the lock, so that the times in the file never run backwards.
+    const auto time = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - origin_);
+    was_empty = queue_.empty();
+    queue_.push_back({phase, time.count(), tensor, std::string(event)});
+  }
+  if (was_empty) wakeup_.notify_one();
+}
+
+void Timeline::writer_loop() {
+  std::vector<Record> batch;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wakeup_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    if (queue_.empty()) return;
+    batch.clear();
+    std::swap(batch, queue_);
+    lock.unlock();
+    for (const Record& record : batch) write(record);
+    std::fflush(file_);
+    lock.lock();
+  }
+}
+
+void Timeline::write(const Record& record) {
+  last_time_us_ = record.time_us;
+  const std::string time = ",\"ts\":" + std::to_string(record.time_us);
+  if (record.phase == Phase::kMark) {
+    write_line("{\"name\":" + quoted(record.event) +
+               ",\"ph\":\"i\",\"s\":\"g\",\"pid\":0,\"tid\":0" + time + "}");
+    return;
+  }
+  Row& row = row_of(record.tensor);
+  const std::string place = ",\"pid\":" + std::to_string(row.id) + ",\"tid\":0";
+  if (record.phase == Phase::kBegin) {
+    ++row.depth;
+    write_line("{\"name\":" + quoted(record.event) + ",\"ph\":\"B\"" + place + time + "}");
+  } else if (row.depth > 0) {  // else it began before the recording
+    --row.depth;
+    write_line("{\"ph\":\"E\"" + place + time + "}");
+  }
+}
+
+void Timeline::write_line(const std::string& json) {
+  if (!first_line_) std::fputs(",\n", file_);
+  first_line_ = false;
+  std::fwrite(json.data(), 1, json.size(), file_);
+}
+
+Timeline::Row& Timeline::row_of(const std::string& tensor) {
+  Row& row = rows_[tensor];
+  if (row.id == 0) {
+    row.id = static_cast<int>(rows_.size());
+    const std::string id = std::to_string(row.id);
+    write_line("{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":" + id +
+               ",\"args\":{\"name\":" + quoted(tensor) + "}}");
+    write_line("{\"name\":\"process_sort_index\",\"ph\":\"M\",\"pid\":" + id +
+               ",\"args\":{\"sort_index\":" + id + "}}");
+  }
+  return row;
+}
+
+void Timeline::finish_file() {
+  const std::string time = ",\"ts\":" + std::to_string(last_time_us_) + "}";
+  for (const auto& [tensor, row] : rows_) {
+    for (int open = 0; open < row.depth; ++open) {
+      write_line("{\"ph\":\"E\",\"pid\":" + std::to_string(row.id) + ",\"tid\":0" + time);
+    }
+  }
+  if (dropped_ > 0) {
+    write_line(
+        "{\"name\":\"EVENTS_DROPPED\",\"ph\":\"i\",\"s\":\"g\",\"pid\":0,\"tid\":0,\"args\":{"
+        "\"count\":" +
+        std::to_string(dropped_) + "}" + time);
+  }
+  std::fputs("\n]\n", file_);
+}
+
+}  // namespace khorus::runtime

@@ -1,0 +1,77 @@
+// WorkState: what a khorus::Work is inside.
+//
+// Shared by the submitting thread, the coordinator thread and whoever runs the operation. Its
+// progress is guarded by the lock of its Lane (lane.h), which also holds the threads that wait for
+// it; a Work that was refused at once has no lane and was born done.
+//
+// Thread rule: the Work interface from any thread. The fields of the operation are written before
+// the Work is submitted, the result before it is finished; nothing changes after that.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/wire/message.h"
+#include "khorus/work.h"
+
+namespace khorus::runtime {
+
+class Lane;
+struct LaneWaiter;
+
+class WorkState final : public Work {
+ public:
+  // What the caller gave; the result of an allgather is made later.
+  struct Operation {
+    std::string name;
+    OpKind kind = OpKind::kAllreduce;
+    TensorView input;
+    TensorView output;
+  };
+
+  WorkState(Operation operation, std::shared_ptr<Lane> lane);
+  // Born done, with an error.
+  WorkState(std::string name, Status status);
+
+  const std::string& name() const noexcept override { return operation_.name; }
+  bool poll() const noexcept override { return phase() != Phase::kPending; }
+  Status wait() override;
+  TensorView result() const override;
+  std::vector<int64_t> first_extents() const override;
+  void on_done(std::function<void(const Status&)> callback) override;
+
+  const Operation& operation() const noexcept { return operation_; }
+
+  // By whoever completes the operation, before Lane::finish.
+  void set_gathered(TensorView result, std::vector<int64_t> extents);
+  void set_payloads(std::vector<wire::Bytes> payloads) { payloads_ = std::move(payloads); }
+  // Of an exchange that is done and ok.
+  const std::vector<wire::Bytes>& payloads() const noexcept { return payloads_; }
+
+ private:
+  friend class Lane;
+  // kOver: the status is known, callbacks run; kReleased: waiters return.
+  enum class Phase : uint8_t { kPending, kOver, kReleased };
+  Phase phase() const noexcept { return phase_.load(std::memory_order_acquire); }
+
+  Operation operation_;
+  std::shared_ptr<Lane> lane_;
+  std::vector<int64_t> extents_;
+  std::vector<wire::Bytes> payloads_;
+
+  // Written under the lane's lock.
+  std::atomic<Phase> phase_{Phase::kPending};
+  std::atomic<std::thread::id> finisher_{};  // runs the callbacks; may wait() meanwhile
+  Status status_;
+  std::vector<std::function<void(const Status&)>> callbacks_;
+  LaneWaiter* waiters_ = nullptr;  // threads asleep in wait()
+};
+
+using WorkStatePtr = std::shared_ptr<WorkState>;
+
+}  // namespace khorus::runtime
