@@ -35,17 +35,21 @@ StallInspector::Verdict StallInspector::inspect(const RequestTable& table,
   const auto visit = [&](const TableEntry& entry) {
     const TimeUs age = now - entry.first_seen;
     Watched watched;
-    if (const auto it = watched_.find(entry.key); it != watched_.end()) watched = it->second;
+    const auto it = watched_.find(entry.key);
+    if (it != watched_.end() && it->second.first_seen == entry.first_seen) watched = it->second;
+    watched.first_seen = entry.first_seen;
     const wire::RankSet missing = entry.missing();
     if (age < ask_after) {
       verdict.deadline = std::min(verdict.deadline, entry.first_seen + ask_after);
       return;
     }
     const bool changed = !watched.reported_missing.empty() && watched.reported_missing != missing;
-    if (!watched.asked || changed) {
+    const bool is_new = watched.report_at == 0;
+    // Once asked, the next report covers what changes until then.
+    if (is_new || (changed && !watched.asked)) {
       to_ask.add_all(missing);
       watched.asked = true;
-      if (watched.report_at == 0) watched.report_at = entry.first_seen + report_after;
+      if (is_new) watched.report_at = entry.first_seen + report_after;
       if (changed) watched.report_at = std::min(watched.report_at, now + warning_us_ / 4);
     }
     if (now >= watched.report_at) {

@@ -35,8 +35,9 @@ class StallInspector {
 
  private:
   struct Watched {
+    TimeUs first_seen = 0;  // of the entry: another one of this name is another wait
     wire::RankSet reported_missing;
-    TimeUs report_at = 0;
+    TimeUs report_at = 0;  // 0: not asked yet
     bool asked = false;
   };
   struct Answer {
