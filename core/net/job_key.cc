@@ -142,6 +142,7 @@ Result<JobKey> JobKey::from_file(const std::string& path) {
 Result<JobKey> JobKey::from_fd(int fd) {
   const Descriptor pipe(fd);
   const std::string name = "descriptor " + std::to_string(fd);
+  if (fd < 0) return Status(StatusCode::kInvalidArgument, name + " holds no job key");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   JobKey key;
   size_t done = 0;

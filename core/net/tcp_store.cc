@@ -51,6 +51,10 @@ struct TcpStore::Impl {
   bool flush(std::unique_lock<std::mutex>* lock, Clock::time_point deadline);
   void read_or_wait(std::unique_lock<std::mutex>* lock, Clock::time_point deadline);
   void receive();
+  Status gone() const {
+    return Status(StatusCode::kUnavailable,
+                  "the store at " + address + " is gone: " + failure.message());
+  }
 
   const std::string address;
   const uint64_t fork_generation = base::fork_generation();
@@ -66,7 +70,7 @@ struct TcpStore::Impl {
 Result<StoreAnswer> TcpStore::Impl::ask(StoreRequest request, std::chrono::milliseconds limit) {
   const auto deadline = Clock::now() + limit;
   std::unique_lock lock(mutex);
-  if (!failure.ok()) return failure;
+  if (!failure.ok()) return gone();
   request.id = next_id++;
   const auto entry = asked.emplace(request.id, std::nullopt).first;
   failure = connection.send(encode(request));
@@ -78,10 +82,7 @@ Result<StoreAnswer> TcpStore::Impl::ask(StoreRequest request, std::chrono::milli
   asked.erase(entry);
   changed.notify_all();  // another may have to become the reader
   if (answer) return std::move(*answer);
-  if (!failure.ok()) {
-    return Status(StatusCode::kUnavailable,
-                  "the store at " + address + " is gone: " + failure.message());
-  }
+  if (!failure.ok()) return gone();
   return Status(StatusCode::kTimeout, "the store at " + address + " does not answer");
 }
 
