@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "backends/gloo/interface.h"
+#include "backends/gloo/no_sigpipe.h"
 #include "backends/plugin.h"
 #include "khorus/types.h"
 
@@ -56,6 +57,7 @@ Status Communicator::aborted() const {
 
 Status Communicator::connect() {
   if (const Status status = aborted(); !status.ok()) return status;
+  const NoSigpipe no_sigpipe;
   Status status = mesh_.size() > 1 ? meet() : Status();
   connected_ = status.ok();
   if (const Status reason = aborted(); !reason.ok()) status = reason;
@@ -82,6 +84,7 @@ Status Communicator::run(const khorus_op& op) {
   if (const Status status = aborted(); !status.ok()) return status;
   if (!broken_.ok()) return broken_;
   if (!connected_) return Status(StatusCode::kInternal, "run before connect");
+  const NoSigpipe no_sigpipe;
   try {
     run_collective(op);
   } catch (const Failure& failure) {

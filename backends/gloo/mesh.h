@@ -112,8 +112,11 @@ class Mesh {
   void connect_pair(int peer, const SocketName& theirs);
   void prove_tokens(const std::vector<Token>& tokens);
   void prepare(Peer& peer, ::gloo::transport::Pair& pair);
+  // Both turn Gloo's exceptions into a Failure of `peer`; wait() is for functions that wait.
   template <class Function>
   void guarded(int peer, Function&& function);
+  template <class Function>
+  void wait(int peer, Function&& function);
   Peer& peer(int rank) { return *peers_[static_cast<size_t>(rank)]; }
   ::gloo::transport::UnboundBuffer& lane_of(int rank, Lane lane);
 

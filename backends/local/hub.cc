@@ -88,12 +88,13 @@ Status Hub::leave() {
   const uint64_t mine = started_;
   if (--working_ == 0) {
     finished_ = mine;
+    outcome_ = failure_;  // what fails from now on is not this operation
     changed_.notify_all();
   } else {
     // No timeout: the others only move memory now, and stop doing so when the hub has failed.
     changed_.wait(lock, [&] { return finished_ >= mine; });
   }
-  return failure_;
+  return outcome_;
 }
 
 void Hub::fail(const Status& status) {

@@ -57,6 +57,7 @@ class Hub {
   size_t working_ = 0;
   uint64_t started_ = 0;  // operations
   uint64_t finished_ = 0;
+  Status outcome_;  // of the last finished operation; the same for every rank
   Status failure_;
   std::atomic<bool> failed_{false};
 };

@@ -63,6 +63,11 @@ void ExchangeTable::wait_for_arrivals(size_t count) {
   changed_.wait(lock, [&] { return arrived_ >= count; });
 }
 
+std::string ExchangeTable::bytes_of(int rank) {
+  const std::scoped_lock lock(mutex_);
+  return bytes_[static_cast<size_t>(rank)];
+}
+
 Host::Host(ExchangeTable& exchange_table, int rank_in_group)
     : table(exchange_table), rank(rank_in_group), c{} {
   c.struct_size = sizeof(c);

@@ -24,6 +24,8 @@ class ExchangeTable {
   void abort();
   // Blocks until `count` ranks wait in an exchange.
   void wait_for_arrivals(size_t count);
+  // What `rank` brought last.
+  std::string bytes_of(int rank);
 
  private:
   std::mutex mutex_;

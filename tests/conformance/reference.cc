@@ -5,10 +5,20 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <random>
 
 namespace khorus::conformance {
 namespace {
+
+// The generator of Steele, Lea and Flood (2014): a few instructions per number.
+struct SplitMix {
+  uint64_t state;
+  uint64_t operator()() {
+    state += 0x9e3779b97f4a7c15;
+    uint64_t mixed = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
+    return mixed ^ (mixed >> 31);
+  }
+};
 
 // A binary floating-point format: significand bits after the point, exponent range of normal
 // numbers.
@@ -17,14 +27,15 @@ struct Format {
   int min_exponent;
   int max_exponent;
 };
-constexpr Format kFloat16{10, -14, 15};
-constexpr Format kBfloat16{7, -126, 127};
+// Not constexpr: compared by address.
+const Format kFloat16{10, -14, 15};
+const Format kBfloat16{7, -126, 127};
 
 const Format& format_of(DataType dtype) {
   return dtype == DataType::kFloat16 ? kFloat16 : kBfloat16;
 }
 
-double decode(uint16_t bits, const Format& format) {
+double decode_slowly(uint16_t bits, const Format& format) {
   const int fraction = bits & ((1 << format.fraction_bits) - 1);
   const int exponent = (bits & 0x7fff) >> format.fraction_bits;
   const double sign = (bits & 0x8000) != 0 ? -1 : 1;
@@ -36,6 +47,19 @@ double decode(uint16_t bits, const Format& format) {
   const int power = std::max(exponent, 1) + format.min_exponent - 1 - format.fraction_bits;
   const int significand = fraction + (exponent > 0 ? 1 << format.fraction_bits : 0);
   return sign * std::ldexp(significand, power);
+}
+
+double decode(uint16_t bits, const Format& format) {
+  const auto make_table = [](const Format& of) {
+    std::vector<double> table;
+    for (uint32_t i = 0; i < 65536; ++i) {
+      table.push_back(decode_slowly(static_cast<uint16_t>(i), of));
+    }
+    return table;
+  };
+  static const std::vector<double> float16_table = make_table(kFloat16);
+  static const std::vector<double> bfloat16_table = make_table(kBfloat16);
+  return (&format == &kFloat16 ? float16_table : bfloat16_table)[bits];
 }
 
 uint16_t encode(double value, const Format& format) {
@@ -161,7 +185,7 @@ double rounding_of(DataType dtype) {
 }  // namespace
 
 Bytes make_values(DataType dtype, size_t count, uint64_t seed) {
-  std::mt19937_64 random(seed);
+  SplitMix random{seed};
   Bytes bytes(count * element_size(dtype));
   for (size_t i = 0; i < count; ++i) {
     const uint64_t bits = random();
