@@ -79,9 +79,11 @@ std::vector<std::string> rank_environment(Variables variables, int rank, int pro
   return entries;
 }
 
-// A terminal that another process group is reading is not ours to read: as the shell has it.
+// Our terminal, while another process group is reading it, is not ours to read: a shell that
+// started us in the background would lose its input to rank 0.
 bool may_read_standard_input() {
-  return !::isatty(STDIN_FILENO) || ::tcgetpgrp(STDIN_FILENO) == ::getpgrp();
+  const pid_t reader = ::tcgetpgrp(STDIN_FILENO);
+  return reader < 0 || reader == ::getpgrp();
 }
 
 Status capture_output(RankPlan* rank, RankEnds* ends) {

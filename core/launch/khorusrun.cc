@@ -1,7 +1,8 @@
 // khorusrun: starts the ranks of a job on this machine, watches them, and leaves nothing behind.
 //
 // The path: options -> prepare_job (pipes, key, environment) -> fork_guard, while there is one
-// thread -> the job's store -> Job::run. API.md's section on khorusrun is docs/khorusrun.md.
+// thread -> the job's store -> Job::run. Exit codes: the job's; 2 for a wrong command line, 127 for
+// a program that cannot be run.
 #include <signal.h>
 #include <sys/prctl.h>
 

@@ -1,0 +1,108 @@
+// khorusrun's command line.
+#include "core/launch/options.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "core/launch/help.h"
+#include "core/launch/hosts.h"
+
+namespace khorus::launch {
+namespace {
+
+using Words = std::vector<std::string>;
+
+LaunchOptions parsed(const Words& words) {
+  const Result<LaunchOptions> options = parse_options(words);
+  EXPECT_TRUE(options.ok()) << options.status().to_string();
+  return options.ok() ? *options : LaunchOptions();
+}
+
+std::string error_of(const Words& words) {
+  const Result<LaunchOptions> options = parse_options(words);
+  return options.ok() ? "no error" : options.status().message();
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST(Options, EverySpellingOfTheNumberOfRanks) {
+  for (const Words& words : std::vector<Words>{{"-np", "4"},
+                                               {"-np4"},
+                                               {"-n", "4"},
+                                               {"--num-proc", "4"},
+                                               {"--num-proc=4"},
+                                               {"--nproc-per-node=4"},
+                                               {"--nproc_per_node", "4"},
+                                               {"-H", "localhost:4"},
+                                               {"--hosts", "localhost:3,127.0.0.1:1"}}) {
+    Words all = words;
+    all.push_back("prog");
+    EXPECT_EQ(parsed(all).processes, 4) << words[0];
+  }
+}
+
+TEST(Options, TheProgramsArgumentsAreItsOwn) {
+  const Words program = {"prog", "-np", "7", "--", "--verbose", ""};
+  Words words = {"-np", "2"};
+  words.insert(words.end(), program.begin(), program.end());
+  EXPECT_EQ(parsed(words).program, program);
+  EXPECT_EQ(parsed({"-np", "2", "--", "-odd-name", "x"}).program, (Words{"-odd-name", "x"}));
+}
+
+TEST(Options, KnobsBecomeVariables) {
+  const LaunchOptions options =
+      parsed({"-np", "2", "--fusion-threshold-mb", "32", "--cycle-time-ms=2.5", "--no-stall-check",
+              "--timeline-filename", "/tmp/t.json", "--timeline-mark-cycles", "--log-level", "INFO",
+              "--stall-check-warning-time-seconds", "5", "--disable-cache", "prog"});
+  EXPECT_EQ(options.environment.at("KHORUS_FUSION_THRESHOLD"), "32MiB");
+  EXPECT_EQ(options.environment.at("KHORUS_CYCLE_TIME"), "2.5");
+  EXPECT_EQ(options.environment.at("KHORUS_STALL_CHECK_DISABLE"), "1");
+  EXPECT_EQ(options.environment.at("KHORUS_TIMELINE"), "/tmp/t.json");
+  EXPECT_EQ(options.environment.at("KHORUS_TIMELINE_MARK_CYCLES"), "1");
+  EXPECT_EQ(options.environment.at("KHORUS_STALL_CHECK_TIME_SECONDS"), "5");
+  EXPECT_EQ(options.environment.at("KHORUS_CACHE_CAPACITY"), "0");
+  EXPECT_EQ(options.environment.at("KHORUS_LOG_LEVEL"), "INFO");
+}
+
+TEST(Options, ErrorsSayWhich) {
+  EXPECT_TRUE(contains(error_of({"prog"}), "-np"));
+  EXPECT_TRUE(contains(error_of({"-np", "2"}), "which program"));
+  EXPECT_TRUE(contains(error_of({"-np", "zero", "prog"}), "-np \"zero\""));
+  EXPECT_TRUE(contains(error_of({"-np", "0", "prog"}), "from 1"));
+  EXPECT_TRUE(contains(error_of({"-np"}), "needs a value"));
+  EXPECT_TRUE(contains(error_of({"--verbose=3", "-np", "1", "p"}), "takes no value"));
+  EXPECT_TRUE(contains(error_of({"--bogus", "-np", "1", "p"}), "unknown option --bogus"));
+  EXPECT_TRUE(contains(error_of({"--cycle-time-ms", "x", "-np", "1", "p"}), "milliseconds"));
+  EXPECT_TRUE(contains(error_of({"-np", "5", "-H", "localhost:4", "p"}), "4 slots"));
+}
+
+TEST(Options, WhatIsNotBuiltSaysSo) {
+  for (const char* flag :
+       {"--mpi", "--mpi-args", "--min-np", "--max-np", "--host-discovery-script",
+        "--elastic-timeout", "--reset-limit", "--slots-per-host", "--ssh-port", "--config-file",
+        "--autotune", "--hierarchical-allreduce", "--blacklist-cooldown-range", "--as-horovod"}) {
+    const std::string error = error_of({flag, "1", "-np", "1", "prog"});
+    EXPECT_TRUE(contains(error, flag) && contains(error, "not built yet")) << error;
+  }
+  EXPECT_TRUE(contains(error_of({"-H", "gpu-02:4", "prog"}), "remote hosts are not supported"));
+  EXPECT_TRUE(contains(error_of({"-H", "gpu-02:4", "prog"}), "gpu-02"));
+  EXPECT_TRUE(contains(error_of({"--nnodes", "2", "-np", "1", "p"}), "more than one host"));
+  EXPECT_EQ(parsed({"--nnodes=1", "--node-rank=0", "--gloo", "-np", "1", "p"}).processes, 1);
+  EXPECT_EQ(parsed({"-H", host_name() + ":2", "p"}).processes, 2);
+}
+
+TEST(Help, NamesEveryFlag) {
+  const std::string help = help_text();
+  for (const Flag& flag : flags()) {
+    const std::string first(flag.spellings.substr(0, flag.spellings.find(", ")));
+    EXPECT_TRUE(contains(help, first)) << first;
+  }
+  EXPECT_TRUE(contains(help, "--fusion-threshold-mb MiB"));
+}
+
+}  // namespace
+}  // namespace khorus::launch
