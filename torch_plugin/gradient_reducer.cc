@@ -96,7 +96,7 @@ void GradientReducer::on_gradient(size_t index) {
   pending_ = true;
   synchronized_ = false;
   if (--slot.passes_left > 0) return;
-  own_gradient_memory(slot);
+  if (!alone()) own_gradient_memory(slot);
   submit(slot);
 }
 
@@ -111,7 +111,13 @@ void GradientReducer::own_gradient_memory(Slot& slot) {
   gradient = gradient.clone();
 }
 
+// In a world of one rank the gradient is its own mean and sum: the three lines cost nothing there.
+bool GradientReducer::alone() const { return engine_of(options_.engine).size() == 1; }
+
 void GradientReducer::submit(Slot& slot) {
+  slot.submitted = true;
+  slot.gradient = slot.parameter.grad();
+  if (alone()) return;
   const at::NoGradGuard no_grad;
   ReduceOptions options;
   options.name = slot.name;
@@ -120,7 +126,6 @@ void GradientReducer::submit(Slot& slot) {
   options.postscale_factor = options_.gradient_predivide_factor;
   options.process_set = options_.process_set;
   options.engine = options_.engine;
-  slot.gradient = slot.parameter.grad();
   slot.handle = allreduce_async_(slot.gradient, options);
 }
 
@@ -128,7 +133,7 @@ void GradientReducer::submit(Slot& slot) {
 void GradientReducer::submit_missing() {
   const at::NoGradGuard no_grad;
   for (Slot& slot : slots_) {
-    if (slot.handle.valid() || !slot.parameter.requires_grad()) continue;
+    if (slot.submitted || !slot.parameter.requires_grad()) continue;
     Tensor& gradient = slot.parameter.mutable_grad();
     if (!gradient.defined()) gradient = at::zeros_like(slot.parameter);
     submit(slot);
@@ -137,7 +142,7 @@ void GradientReducer::submit_missing() {
 
 void GradientReducer::finish(Slot& slot) {
   // The copy back of a non-contiguous gradient happens in wait(), which throws on failure.
-  slot.handle.wait();
+  if (slot.handle.valid()) slot.handle.wait();
   if (!slot.parameter.grad().is_same(slot.gradient)) {
     throw_invalid("the gradient of \"" + slot.name +
                   "\" was cleared or replaced while it was being reduced; between backward() and "
@@ -159,10 +164,11 @@ void GradientReducer::synchronize() {
   const std::lock_guard lock(mutex_);
   for (Slot& slot : slots_) {
     try {
-      if (slot.handle.valid()) finish(slot);
+      if (slot.submitted) finish(slot);
     } catch (const Error& error) {
       if (status.ok()) status = error.status();
     }
+    slot.submitted = false;
     slot.handle = Handle();
     slot.gradient = Tensor();
     slot.passes_left = passes_per_step_;

@@ -58,6 +58,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   void on_gradient(size_t index);
   void own_gradient_memory(Slot& slot);
   void submit(Slot& slot);  // REQUIRES: mutex_ held
+  bool alone() const;
   void submit_missing();    // REQUIRES: mutex_ held
   static void finish(Slot& slot);
 
