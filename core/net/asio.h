@@ -5,6 +5,11 @@
 // system calls (socket.h), because Asio 1.74 neither sets CLOEXEC nor knows the fork guard.
 #pragma once
 
+// Every io_context here has one thread, and what other threads post passes through its mutex: the
+// fences are not needed, and ThreadSanitizer does not know them.
+#define BOOST_ASIO_DISABLE_FENCED_BLOCK
+#define BOOST_ASIO_NO_DEPRECATED
+
 #include <utility>
 // clang-format off
 #include <boost/asio/executor_work_guard.hpp>
