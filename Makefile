@@ -9,7 +9,8 @@
 #   make build   only build                     make deps   only install what is needed
 #   make clean   remove the build folders
 #
-# Variables: PYTHON (a Python with torch), JOBS, NP (ranks of make train), DATA, TRAIN_FLAGS.
+# Variables: PYTHON (a Python with torch), JOBS, NP (ranks of make train), DATA, TRAIN_FLAGS,
+# BENCH_FLAGS (see tests/bench/run.py).
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -53,7 +54,8 @@ soak: test-builds
 	KHORUS_TEST_SOAK=1 .ci/test-all
 
 bench: build
-	.ci/bench
+	@mkdir -p out
+	"$$(.ci/python)" tests/bench/run.py --bin $(BIN) --out out/bench.json $(BENCH_FLAGS)
 
 lint: build
 	.ci/lint
