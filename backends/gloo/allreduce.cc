@@ -8,9 +8,14 @@
 namespace khorus::backends::gloo {
 namespace {
 
-// Bytes of a segment that each rank reduces: large enough to pay for a message, small enough for
-// the cache and for several segments to be under way.
-constexpr size_t kSliceBytes = 256 * 1024;
+// Bytes of a segment that each rank reduces: large enough to pay for waking the threads that move
+// it, small enough for several segments to be under way, and for two sets of received slices to
+// stay within 16 MiB in groups of up to 128 ranks.
+size_t slice_bytes(size_t ranks) {
+  constexpr size_t kLeast = 64 * 1024;
+  constexpr size_t kMost = 1024 * 1024;
+  return std::clamp(8 * 1024 * 1024 / ranks, kLeast, kMost) & ~size_t{63};
+}
 
 base::Reduction reduction_of(const khorus_op& op, size_t count) {
   return {static_cast<DataType>(op.dtype), static_cast<ReduceOp>(op.reduce_op), count};
@@ -50,13 +55,13 @@ Collectives::Cut::Slice Collectives::Cut::slice(size_t segment, int rank) const 
 void Collectives::allreduce_large(const khorus_op& op) {
   const size_t width = element_size(static_cast<DataType>(op.dtype));
   const size_t ranks = static_cast<size_t>(mesh_.size());
-  const size_t segment_elements = kSliceBytes / width * ranks;
+  const size_t segment_elements = slice_bytes(ranks) / width * ranks;
   const Cut cut{.width = width,
                 .count = op.count,
                 .segment_elements = segment_elements,
                 .segments = (op.count + segment_elements - 1) / segment_elements,
                 .ranks = ranks};
-  scratch_.resize(2 * kSliceBytes * ranks);
+  scratch_.resize(2 * slice_bytes(ranks) * ranks);
   const uint64_t tag = mesh_.take_tags(cut.segments);
   post_segment(op, cut, 0, tag);
   for (size_t segment = 0; segment < cut.segments; ++segment) {
@@ -76,7 +81,8 @@ void Collectives::allreduce_large(const khorus_op& op) {
 }
 
 std::byte* Collectives::scratch(const Cut& cut, size_t segment, int peer) {
-  return scratch_.data() + ((segment % 2) * cut.ranks + static_cast<size_t>(peer)) * kSliceBytes;
+  return scratch_.data() +
+         ((segment % 2) * cut.ranks + static_cast<size_t>(peer)) * slice_bytes(cut.ranks);
 }
 
 // Receives are posted before the data is due, so that no sender has to wait for one. A reduced

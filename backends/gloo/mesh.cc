@@ -25,6 +25,8 @@ using Clock = std::chrono::steady_clock;
 constexpr int kSmallSlot = 0;
 // The tag of the receive that never completes.
 constexpr uint64_t kNewsTag = ~uint64_t{0};
+// Of one connection; the kernel gives what net.core.wmem_max allows.
+constexpr int kSendBufferBytes = 4 * 1024 * 1024;
 // How long the connections may take to notice that they were shut down. It takes microseconds.
 constexpr std::chrono::milliseconds kNoticeTime{200};
 
@@ -45,7 +47,8 @@ SocketName with_port(SocketName name, uint16_t port) {
 // Without the "[file:line]" that Gloo's messages begin with.
 std::string without_place(const std::string& text) {
   const size_t end = text.find("] ");
-  return text.starts_with("[/") && end != std::string::npos ? text.substr(end + 2) : text;
+  const bool has_place = text.starts_with('[') && text.find(".cc:") < end;
+  return has_place && end != std::string::npos ? text.substr(end + 2) : text;
 }
 
 // Interrupts the mesh if it is not destroyed in time.
@@ -224,7 +227,10 @@ void Mesh::prove_tokens(const std::vector<Token>& tokens) {
         "a Gloo group has at most " + std::to_string(kSmallBytes / sizeof(Token)) + " ranks");
   }
   std::copy(tokens.begin(), tokens.end(), out);
-  exchange_small(tokens.size() * sizeof(Token));
+  // Gloo fits a connection's send buffer to the largest small message, far too little for large
+  // ones. Having seen the largest there can be, it will not do so again.
+  exchange_small(kSmallBytes);
+  for (const PeerSocket& socket : sockets_) socket.set_send_buffer(kSendBufferBytes);
   for (int r = 0; r < options_.size; ++r) {
     const Token* theirs = reinterpret_cast<const Token*>(small_from(r));
     if (theirs[options_.rank] != token_) {

@@ -119,6 +119,10 @@ PeerSocket PeerSocket::hold(int fd, const ListeningNames& pair) {
   return socket;
 }
 
+void PeerSocket::set_send_buffer(int bytes) const noexcept {
+  if (found()) ::setsockopt(duplicate_, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+}
+
 void PeerSocket::shutdown() const noexcept {
   if (found()) ::shutdown(duplicate_, SHUT_RDWR);
 }

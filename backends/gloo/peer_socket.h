@@ -41,6 +41,7 @@ class PeerSocket {
   static std::vector<PeerSocket> find(std::span<const ListeningNames> pairs);
 
   bool found() const { return duplicate_ >= 0; }
+  void set_send_buffer(int bytes) const noexcept;
   // Ends the connection in both directions. What was received but not read stays readable.
   void shutdown() const noexcept;
   // Sends an end of file after what is still to be sent; whoever holds a copy of the descriptor.

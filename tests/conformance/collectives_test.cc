@@ -101,7 +101,7 @@ TEST_P(Collectives, AllreduceOfManySizes) {
   World world(backend(), {.size = size()});
   world.connect();
   for (const size_t count : {size_t{2339}, size_t{2340}, size_t{8187}, size_t{8188}, size_t{8189},
-                             size_t{16384}, size_t{262144}, size_t{3 * 262144 + 5}}) {
+                             size_t{16384}, size_t{524288}, size_t{3 * 524288 + 5}}) {
     check_allreduce(world, {DataType::kInt32, ReduceOp::kSum, count}, true);
     check_allreduce(world, {DataType::kBfloat16, ReduceOp::kSum, count}, false);
   }

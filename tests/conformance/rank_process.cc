@@ -1,0 +1,123 @@
+// One rank of a group as a process of its own; started by processes_test.cc.
+//
+// Its exchange goes over a socket to the test: a message up is {size, bytes}, the answer is all
+// ranks' messages. Arguments: backend, rank, size, descriptor of that socket, what to do:
+//   work        allreduces of several sizes until one fails; the exit code is that error's code
+//   work-forked the same, but first forks a child that outlives everyone (a data-loader worker);
+//   the
+//               child's process id goes up the socket
+// After connecting, and for "work" after the first operation, a byte goes up the socket.
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "khorus/status.h"
+#include "khorus/types.h"
+#include "tests/conformance/framing.h"
+#include "tests/conformance/plugin.h"
+
+namespace khorus::conformance {
+namespace {
+
+struct Parent {
+  int socket;
+  int size;
+};
+
+int32_t exchange_with_parent(void* engine, const char*, const void* bytes, size_t size,
+                             void (*receive)(void*, int32_t, const void*, size_t), void* context,
+                             khorus_error* error) {
+  const Parent& parent = *static_cast<const Parent*>(engine);
+  send_frame(parent.socket, std::string(static_cast<const char*>(bytes), size));
+  for (int r = 0; r < parent.size; ++r) {
+    std::string frame;
+    if (!receive_frame(parent.socket, frame)) {
+      error->code = static_cast<int32_t>(StatusCode::kAborted);
+      std::snprintf(error->message, sizeof(error->message), "the test is gone");
+      return error->code;
+    }
+    receive(context, r, frame.data(), frame.size());
+  }
+  return 0;
+}
+
+int fail(const char* what, const khorus_error& error) {
+  std::fprintf(stderr, "%s: %s\n", what, error.message);
+  return error.code;
+}
+
+int work(const khorus_backend& backend, khorus_comm* comm, const Parent& parent) {
+  std::vector<float> data(1 << 20, 0.5f);
+  for (uint64_t i = 0;; ++i) {
+    khorus_op op{};
+    op.struct_size = sizeof(op);
+    op.kind = static_cast<uint8_t>(OpKind::kAllreduce);
+    op.dtype = static_cast<uint8_t>(DataType::kFloat32);
+    op.reduce_op = static_cast<uint8_t>(ReduceOp::kMax);
+    op.sequence = i;
+    op.input = op.output = data.data();
+    op.count = i % 3 == 0 ? data.size() : 1 + i % 20000;
+    khorus_error error{};
+    if (backend.run(comm, &op, &error) != 0) return fail("run", error);
+    if (i == 0) send_frame(parent.socket, "working");
+  }
+}
+
+void fork_worker(const Parent& parent) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    // Lives until the test ends it, holding what it inherited; but must not outlive a test that
+    // crashed.
+    ::prctl(PR_SET_PDEATHSIG, 0);
+    ::close(parent.socket);
+    ::alarm(60);
+    while (true) ::pause();
+  }
+  send_frame(parent.socket, std::to_string(child));
+}
+
+int run_rank(char** arguments) {
+  const khorus_backend* backend = find_backend(arguments[1]);
+  if (backend == nullptr) return 100;
+  Parent parent{.socket = std::atoi(arguments[4]), .size = std::atoi(arguments[3])};
+  const std::string task = arguments[5];
+  const khorus_host host{.struct_size = sizeof(khorus_host),
+                         .engine = &parent,
+                         .exchange = exchange_with_parent,
+                         .log = nullptr};
+  std::vector<int32_t> ranks;
+  for (int r = 0; r < parent.size; ++r) ranks.push_back(r);
+  const std::vector<const char*> hosts(static_cast<size_t>(parent.size), "testhost");
+  const khorus_group group{.struct_size = sizeof(khorus_group),
+                           .rank = std::atoi(arguments[2]),
+                           .size = parent.size,
+                           .global_ranks = ranks.data(),
+                           .hosts = hosts.data(),
+                           .id = "processes",
+                           .epoch = 0,
+                           .network_interface = "",
+                           .timeout_ms = 60000,
+                           .host = &host};
+  khorus_error error{};
+  khorus_comm* comm = nullptr;
+  if (backend->open(&group, &comm, &error) != 0) return fail("open", error);
+  if (backend->connect(comm, &error) != 0) return fail("connect", error);
+  if (task == "work-forked") fork_worker(parent);
+  const int code = work(*backend, comm, parent);
+  backend->disconnect(comm);
+  return code;
+}
+
+}  // namespace
+}  // namespace khorus::conformance
+
+int main(int count, char** arguments) {
+  if (count != 6) return 101;
+  return khorus::conformance::run_rank(arguments);
+}
