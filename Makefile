@@ -34,7 +34,9 @@ build: deps
 	$(call compile,release)
 
 # The text is the source of Python's own standard library: every machine with Python has it.
-train: build
+train: deps
+	$(call configure,release)
+	$(call compile,release) --target khorus_programs
 	data="$(DATA)"; \
 	[ -n "$$data" ] || data=$$("$$(.ci/python)" -c 'import os; print(os.path.dirname(os.__file__))'); \
 	$(BIN)/khorusrun -np $(NP) $(BIN)/train_lm --data "$$data" --out $(OUT) $(TRAIN_FLAGS)

@@ -49,6 +49,17 @@ if(NOT KHORUS_STATIC_BACKENDS)
   endforeach()
 endif()
 
+# What a user runs, without the tests: `make train` builds this alone.
+add_custom_target(khorus_programs)
+foreach(part khorus khorus_torch khorusrun train_lm allreduce_hello)
+  if(TARGET ${part})
+    add_dependencies(khorus_programs ${part})
+  endif()
+endforeach()
+foreach(backend IN LISTS khorus_backends)
+  add_dependencies(khorus_programs khorus_backend_${backend})
+endforeach()
+
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/KhorusConfig.cmake.in"
   "${CMAKE_BINARY_DIR}/cmake/KhorusConfig.cmake" INSTALL_DESTINATION "${khorus_cmake_dir}")
 write_basic_package_version_file("${CMAKE_BINARY_DIR}/cmake/KhorusConfigVersion.cmake"
