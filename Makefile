@@ -20,7 +20,7 @@ JOBS ?= $(shell nproc)
 NP ?= 2
 OUT ?= out/train_lm
 BIN := build/release/bin
-configure = cmake --preset $(1) -DKHORUS_PYTHON="$$(.ci/python)" --log-level=NOTICE
+configure = cmake --preset $(1) -DKHORUS_PYTHON="$$(.ci/python)"
 compile = cmake --build build/$(1) --parallel $(JOBS)
 
 help:
