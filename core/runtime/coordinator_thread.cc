@@ -103,7 +103,6 @@ EngineStats CoordinatorThread::stats() const {
   stats.control_bytes_sent = published_.bytes_sent.load(std::memory_order_relaxed);
   stats.control_messages_received = published_.messages_received.load(std::memory_order_relaxed);
   stats.control_bytes_received = published_.bytes_received.load(std::memory_order_relaxed);
-  stats.operations_submitted = published_.submitted.load(std::memory_order_relaxed);
   stats.tensors_from_cache = published_.from_cache.load(std::memory_order_relaxed);
   return stats;
 }
@@ -172,6 +171,7 @@ void CoordinatorThread::take_inputs() {
 // The neighbours learn why; nothing else that the node says matters any more.
 void CoordinatorThread::give_up(const Status& status) {
   faulted_ = true;
+  options_.status_page->note_failure(status);
   options_.abort_data_plane(status);
   node_.data_plane_failed(status, now_us());
   for (const auto& [peer, frame] : node_.tick(now_us()).frames) {
@@ -182,6 +182,11 @@ void CoordinatorThread::give_up(const Status& status) {
 }
 
 void CoordinatorThread::submit_to_node(Batch batch) {
+  if (*options_.status_page) {
+    const wire::Request& last = batch.submissions.back().request;
+    options_.status_page->note_operation(std::string(to_string(last.kind)) + " \"" + last.name +
+                                         "\"");
+  }
   for (size_t i = 0; i < batch.works.size(); ++i) {
     works_.emplace(batch.submissions[i].ticket, std::move(batch.works[i]));
   }
@@ -284,6 +289,7 @@ void CoordinatorThread::fault(const Status& status) {
   faulted_ = true;
   failure_deadline_us_ = protocol::kNever;
   options_.logger->error(status.to_string());
+  options_.status_page->note_failure(status);
   queue_.close(status);
   options_.abort_data_plane(status);
 }
@@ -330,9 +336,7 @@ void CoordinatorThread::publish_stats() {
   published_.bytes_sent.store(channel.bytes_sent, std::memory_order_relaxed);
   published_.messages_received.store(channel.messages_received, std::memory_order_relaxed);
   published_.bytes_received.store(channel.bytes_received, std::memory_order_relaxed);
-  const protocol::NodeStats& node = node_.stats();
-  published_.submitted.store(node.submitted, std::memory_order_relaxed);
-  published_.from_cache.store(node.submitted_from_cache, std::memory_order_relaxed);
+  published_.from_cache.store(node_.stats().submitted_from_cache, std::memory_order_relaxed);
 }
 
 }  // namespace khorus::runtime

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "core/base/log.h"
+#include "core/base/status_page.h"
 #include "core/net/control_channel.h"
 #include "core/protocol/node.h"
 #include "core/runtime/lane.h"
@@ -43,6 +44,7 @@ class CoordinatorThread {
     std::shared_ptr<Lane> lane;
     Timeline* timeline = nullptr;
     const base::Logger* logger = nullptr;
+    base::StatusPage* status_page = nullptr;
     std::function<void(const Status&)> abort_data_plane;  // must not block
     std::chrono::milliseconds verdict_wait{300};
   };
@@ -119,7 +121,7 @@ class CoordinatorThread {
 
   struct Published {
     std::atomic<uint64_t> messages_sent{0}, bytes_sent{0}, messages_received{0}, bytes_received{0};
-    std::atomic<uint64_t> submitted{0}, from_cache{0};
+    std::atomic<uint64_t> from_cache{0};
   };
   Published published_;
 

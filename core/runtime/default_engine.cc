@@ -23,13 +23,13 @@ struct DefaultEngine {
   std::shared_ptr<JobSession> session = make_job_session();
 };
 
-DefaultEngine& holder() {
+DefaultEngine& default_engine() {
   static auto* const instance = new DefaultEngine;
   return *instance;
 }
 
 void check_process() {
-  const pid_t owner = holder().pid.load();
+  const pid_t owner = default_engine().pid.load();
   if (owner == 0 || owner == getpid()) return;
   throw Error(Status(StatusCode::kUnavailable, "called in a forked child (pid " +
                                                    std::to_string(getpid()) +
@@ -59,7 +59,7 @@ Place place_from(const Config& config) {
 }
 
 void shutdown_at_exit() {
-  DefaultEngine& self = holder();
+  DefaultEngine& self = default_engine();
   if (self.pid.load() == getpid()) shutdown();
 }
 
@@ -77,7 +77,7 @@ void init() {
 
 void init(const EngineOptions& options) {
   check_process();
-  DefaultEngine& self = holder();
+  DefaultEngine& self = default_engine();
   const std::lock_guard lock(self.mutex);
   if (self.owner != nullptr) return;
   EngineOptions complete = options;
@@ -92,7 +92,7 @@ void init(const EngineOptions& options) {
 }
 
 void shutdown() {
-  DefaultEngine& self = holder();
+  DefaultEngine& self = default_engine();
   const std::lock_guard lock(self.mutex);
   if (self.owner == nullptr) return;
   self.engine.store(nullptr, std::memory_order_release);
@@ -101,11 +101,11 @@ void shutdown() {
 }
 
 bool is_initialized() noexcept {
-  return holder().engine.load(std::memory_order_acquire) != nullptr;
+  return default_engine().engine.load(std::memory_order_acquire) != nullptr;
 }
 
 Engine& engine() {
-  Engine* const current = holder().engine.load(std::memory_order_acquire);
+  Engine* const current = default_engine().engine.load(std::memory_order_acquire);
   if (current == nullptr) {
     throw Error(
         Status(StatusCode::kUnavailable, "Khorus is not running; call khorus::init() first"));

@@ -90,11 +90,17 @@ EngineCore::~EngineCore() {
 
 Status EngineCore::start() {
   Status status = start_all();
-  if (!status.ok() && coordinator_ != nullptr) coordinator_->end_now(status);
+  if (status.ok()) return status;
+  if (coordinator_ != nullptr) {
+    coordinator_->end_now(status);
+  } else {
+    status_page_.note_failure(status);
+  }
   return status;
 }
 
 Status EngineCore::start_all() {
+  map_status_page();
   Status status = check_place(options_.place);
   if (!status.ok()) return status;
   // Loading is slow; it need not hold up ranks that have met already.
@@ -106,6 +112,17 @@ Status EngineCore::start_all() {
     status = timeline_.start(options_.config.timeline, options_.config.timeline_mark_cycles);
   }
   return status;
+}
+
+void EngineCore::map_status_page() {
+  if (options_.config.status_fd < 0) return;
+  Result<base::StatusPage> page =
+      base::StatusPage::map(static_cast<int>(options_.config.status_fd));
+  if (page.ok()) {
+    status_page_ = std::move(*page);
+  } else {
+    logger_.warning("KHORUS_STATUS_FD: " + page.status().message());
+  }
 }
 
 Status EngineCore::meet_ranks() {
@@ -125,6 +142,7 @@ Status EngineCore::meet_ranks() {
   options.lane = lane_;
   options.timeline = &timeline_;
   options.logger = &logger_;
+  options.status_page = &status_page_;
   options.abort_data_plane = [this](const Status& status) { abort_data_plane(status); };
   coordinator_ = std::make_unique<CoordinatorThread>(std::move(options));
   coordinator_->start();
@@ -209,6 +227,7 @@ Status EngineCore::connect_data_plane(const BackendSearch& search) {
       static_cast<size_t>(std::max<int64_t>(options_.config.fusion_threshold_bytes, 0));
   running.timeline = &timeline_;
   runner_ = std::make_unique<CollectiveRunner>(running);
+  finished_at_start_ = lane_->finished_count();
   lane_->start([this](Job& job) { return run(job); });
   return Status();
 }
@@ -302,9 +321,17 @@ bool EngineCore::stop() {
   return true;
 }
 
+Status EngineCore::submit(Batch& batch) {
+  const size_t count = batch.works.size();
+  Status status = coordinator_->submit(batch);
+  if (status.ok()) submitted_.fetch_add(count, std::memory_order_relaxed);
+  return status;
+}
+
 EngineStats EngineCore::stats() const {
   EngineStats stats = coordinator_->stats();
-  stats.operations_done = lane_->finished_count();
+  stats.operations_submitted = submitted_.load(std::memory_order_relaxed);
+  stats.operations_done = lane_->finished_count() - finished_at_start_;
   stats.responses_executed = runner_->executed();
   stats.bytes_reduced = runner_->bytes_reduced();
   return stats;

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "core/base/log.h"
+#include "core/base/status_page.h"
 #include "core/runtime/backend_loader.h"
 #include "core/runtime/bootstrap.h"
 #include "core/runtime/collective_runner.h"
@@ -47,7 +48,7 @@ class EngineCore {
   bool stop();
 
   // Ok, or why not; then the works of the batch were not accepted.
-  Status submit(Batch& batch) { return coordinator_->submit(batch); }
+  Status submit(Batch& batch);
   Status health() const { return coordinator_->health(); }
   EngineStats stats() const;
   uint64_t next_ticket() noexcept { return next_ticket_.fetch_add(1, std::memory_order_relaxed); }
@@ -62,6 +63,7 @@ class EngineCore {
 
  private:
   Status start_all();
+  void map_status_page();
   Status meet_ranks();
   Status greet(const BackendSearch& search);
   Status connect_data_plane(const BackendSearch& search);
@@ -76,6 +78,7 @@ class EngineCore {
   const EngineOptions options_;
   const std::string host_;
   base::Logger logger_;
+  base::StatusPage status_page_;  // the launcher's; touched by the coordinator thread
   Timeline timeline_;
   const Clock::time_point start_deadline_;
 
@@ -93,6 +96,8 @@ class EngineCore {
 
   std::atomic<uint64_t> next_ticket_{1};
   std::atomic<uint64_t> next_exchange_{0};
+  std::atomic<uint64_t> submitted_{0};
+  uint64_t finished_at_start_ = 0;  // Khorus' own exchanges
   std::mutex unnamed_mutex_;
   std::unordered_map<std::string, uint64_t> unnamed_;
 

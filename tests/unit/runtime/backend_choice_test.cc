@@ -1,0 +1,100 @@
+// Which backend carries a job, and what is said when none can.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/runtime/backend_loader.h"
+#include "core/runtime/hello.h"
+#include "tests/unit/runtime/ranks.h"
+
+namespace khorus::runtime {
+namespace {
+
+using testing::HasSubstr;
+
+Hello hello(const std::string& process, std::vector<Hello::Backend> backends) {
+  Hello result;
+  result.host = "h";
+  result.pid = 7;
+  result.process = process;
+  result.requested_backend = "auto";
+  result.backends = std::move(backends);
+  return result;
+}
+
+const Hello::Backend kLocal{"local", true, ""};
+const Hello::Backend kGloo{"gloo", false, ""};
+
+TEST(BackendChoice, TheBestThatAllCanUse) {
+  const Hello one = hello("p", {kLocal, kGloo});
+  EXPECT_EQ(choose_backend({one, one})->name, "local");
+  const Hello two = hello("q", {kLocal, kGloo});
+  const auto choice = choose_backend({one, two});
+  ASSERT_TRUE(choice.ok());
+  EXPECT_EQ(choice->name, "gloo");
+  EXPECT_THAT(choice->reason, HasSubstr("one process"));
+}
+
+TEST(BackendChoice, RefusalsNameRankAndReason) {
+  const Hello full = hello("p", {kLocal, kGloo});
+  const Hello broken = hello("q", {{"gloo", false, "no interface is up"}});
+  Status status = choose_backend({full, broken}).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), HasSubstr("rank 1 (h, pid 7): no interface is up"));
+  Hello asks = full;
+  asks.requested_backend = "mpi";
+  status = choose_backend({asks, asks}).status();
+  EXPECT_THAT(status.message(), HasSubstr("\"mpi\""));
+  EXPECT_THAT(status.message(), HasSubstr("rank 0 (h, pid 7) does not have it"));
+  Hello other = full;
+  other.requested_backend = "gloo";
+  status = check_settings({full, full, full, other});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("\"auto\" on ranks 0-2, \"gloo\" on rank 3"));
+  other = full;
+  other.cache_capacity = 5;
+  EXPECT_THAT(check_settings({full, other}).message(), HasSubstr("5 on rank 1"));
+}
+
+TEST(BackendChoice, HellosSurviveTheWire) {
+  Hello sent = own_identity();
+  sent.cache_capacity = 99;
+  sent.requested_backend = "gloo";
+  sent.backends = {kLocal, {"gloo", false, "why not"}};
+  wire::Bytes bytes = encode(sent);
+  const auto received = decode_hello(bytes);
+  ASSERT_TRUE(received.ok());
+  EXPECT_EQ(received->host, sent.host);
+  EXPECT_EQ(received->process, sent.process);
+  EXPECT_EQ(received->nonce, sent.nonce);
+  EXPECT_EQ(received->backends[1].problem, "why not");
+  EXPECT_TRUE(received->backends[0].in_process_only);
+  for (size_t length = 0; length < bytes.size(); ++length) {
+    EXPECT_FALSE(
+        decode_hello(wire::Bytes(bytes.begin(), bytes.begin() + static_cast<long>(length))).ok());
+  }
+}
+
+TEST(BackendLoader, FindsWhatWasBuilt) {
+  const BackendSearch search = find_backends("");
+  std::vector<std::string> names;
+  for (const FoundBackend& found : search.backends) {
+    EXPECT_TRUE(found.usable()) << found.name << ": " << found.problem.to_string();
+    names.push_back(found.name);
+  }
+  EXPECT_THAT(names, testing::IsSupersetOf({"local", "gloo"}));
+  EXPECT_EQ(names.front(), "local");
+  EXPECT_FALSE(search.directories.empty());
+}
+
+TEST(BackendLoader, AJobWithAMissingBackendDoesNotStart) {
+  test::Ranks ranks(2, {"nosuch", false});
+  ranks.run_bare([&](int rank) {
+    const auto engine = Engine::create(ranks.options(rank));
+    ASSERT_FALSE(engine.ok());
+    EXPECT_EQ(engine.status().code(), StatusCode::kUnavailable);
+    EXPECT_THAT(engine.status().message(), HasSubstr("\"nosuch\""));
+  });
+}
+
+}  // namespace
+}  // namespace khorus::runtime
