@@ -1,10 +1,12 @@
-// Every checker can fail: a sound run is falsified in one way, and the checker that guards it says so.
+// Every checker can fail: a sound run is falsified in one way, and the checker that guards it says
+// so.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <string>
 
+#include "tests/sim/checkers/liveness.h"
 #include "tests/sim/rank_text.h"
 #include "tests/sim/schedule.h"
 
@@ -156,8 +158,6 @@ TEST(Checkers, ValueSeesAWrongExtent) {
 TEST(Checkers, ValueSeesTooMuchFused) {
   Scenario scenario = quiet();
   scenario.node.fusion_threshold_bytes = 64 << 20;
-  // The nodes fuse up to 64 MiB; the checkers are told of a smaller threshold.
-  class Misled : public Observer {};
   const auto found = failures(scenario, once_at(1, [](protocol::Output* output, NodeView*) {
                                 for (protocol::Execution& execution : output->executions) {
                                   if (execution.tickets.size() < 2) continue;
@@ -223,18 +223,18 @@ TEST(Checkers, BoundsSeesReportsThatAreNotGathered) {
 }
 
 TEST(Checkers, GroupsSeesAMemberThatRunsAlone) {
-  const auto found = failures(quiet(), once_at(1, [](protocol::Output* output, NodeView*) {
-                                for (protocol::Execution& execution : output->executions) {
-                                  if (execution.response.tensors.front().request.group_size < 2) {
-                                    continue;
-                                  }
-                                  output->completions.push_back(
-                                      {execution.tickets.back(), Status(), {}});
-                                  execution.tickets.pop_back();
-                                  return true;
-                                }
-                                return false;
-                              }));
+  const auto found =
+      failures(quiet(), once_at(1, [](protocol::Output* output, NodeView*) {
+                 for (protocol::Execution& execution : output->executions) {
+                   if (execution.response.tensors.front().request.group_size < 2) {
+                     continue;
+                   }
+                   output->completions.push_back({execution.tickets.back(), Status(), {}});
+                   execution.tickets.pop_back();
+                   return true;
+                 }
+                 return false;
+               }));
   EXPECT_THAT(found, Contains(HasSubstr("did not run together")));
 }
 
@@ -289,8 +289,9 @@ Tamper replacing(const std::string& what, const std::string& by) {
 }
 
 TEST(Checkers, TruthSeesFalseStallReports) {
-  EXPECT_THAT(failures(stalled(), replacing(", submitted by rank", ", submitted by ranks 0,1,2,rank")),
-              Contains(HasSubstr("does not name every rank once")));
+  EXPECT_THAT(
+      failures(stalled(), replacing(", submitted by rank", ", submitted by ranks 0,1,2,rank")),
+      Contains(HasSubstr("does not name every rank once")));
   EXPECT_THAT(failures(stalled(), replacing("last submitted ", "last submitted un")),
               Contains(HasSubstr("which is not so")));
   EXPECT_THAT(failures(stalled(), replacing(", pid 10", ", pid 99")),
@@ -316,15 +317,25 @@ TEST(Checkers, LivenessSeesALostFrame) {
   EXPECT_THAT(failures(quiet(), tamper), Contains(HasSubstr("a wait without an end")));
 }
 
-TEST(Checkers, LivenessSeesALateDecision) {
-  // As if the root forgot to tick until another timer woke it.
-  Scenario scenario = quiet();
-  auto held = std::make_shared<std::vector<protocol::Execution>>();
-  auto ticks = std::make_shared<int>(0);
-  scenario.node.stall_warning_us = 20'000'000;
-  scenario.faults.missing = false;
-  const auto found = failures(scenario, once_at(1, [](protocol::Output*, NodeView*) { return true; }));
-  EXPECT_THAT(found, IsEmpty());
+TEST(Checkers, LivenessSeesALateDecisionAndALateFault) {
+  const Scenario scenario = quiet();
+  const Workload workload(scenario);
+  protocol::Submission submission;
+  submission.request.name = "w";
+  protocol::Output decided;
+  decided.executions.emplace_back().response.tensors.push_back({submission.request, {}, {}});
+  protocol::Output faulted;
+  faulted.fault = Status(StatusCode::kPeerLost, "rank 1 is lost", 1);
+  for (const auto& [delay_us, late] : {std::pair(TimeUs{100}, false), {TimeUs{10'000'000}, true}}) {
+    Liveness liveness;
+    liveness.begin(scenario, workload);
+    liveness.submitted(2, {}, {&submission, 1}, 5);
+    liveness.ticked(2, decided, {}, 5 + delay_us);
+    EXPECT_EQ(liveness.failures().size(), late ? 1U : 0U);
+    liveness.crashed(1, 10);
+    liveness.ticked(3, faulted, {}, 10 + delay_us);
+    EXPECT_EQ(liveness.failures().size(), late ? 2U : 0U);
+  }
 }
 
 TEST(RankText, WritesAndReadsLists) {

@@ -1,5 +1,5 @@
-// What a cached round costs the busiest process grows with the fan-in, not with the world; the tree's
-// depth grows with the logarithm. khorus_sim --scale prints the table.
+// What a cached round costs the busiest process grows with the fan-in, not with the world; the
+// tree's depth grows with the logarithm. khorus_sim --scale prints the table.
 #include "tests/sim/scale.h"
 
 #include <gtest/gtest.h>

@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint64_t kWorldStream = 77;
 constexpr double kSpuriousWake = 0.02;
+constexpr TimeUs kHorizonUs = 1'000'000'000'000;  // beyond every plan: only a stall goes on so long
 
 }  // namespace
 
@@ -62,7 +63,7 @@ Ending World::run() {
     events_.pop();
     now_ = event.time;
     handle(event);
-    ending.ran_away = ++events > limit;
+    ending.ran_away = ++events > limit || now_ > kHorizonUs;
   }
   for (const Process& process : processes_) ending.ranks.push_back(process.state);
   ending.now = now_;

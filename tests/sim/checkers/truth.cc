@@ -57,7 +57,8 @@ void Truth::ticked(int rank, const protocol::Output& output, const NodeView&, Ti
   disturbed_ |= output.fault.has_value() || output.shutdown;
 }
 
-// What the root was given to run, or has done well, is decided everywhere. (Errors: judge_decision.)
+// What the root was given to run, or has done well, is decided everywhere. (Errors:
+// judge_decision.)
 void Truth::note_decided(const protocol::Output& output, TimeUs now) {
   for (const protocol::Execution& execution : output.executions) {
     for (const wire::ResponseTensor& tensor : execution.response.tensors) {

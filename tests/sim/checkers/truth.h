@@ -64,9 +64,9 @@ class Truth : public Checker {
   TimeUs news_bound_us_ = 0;  // until the root knows what a rank has submitted
   std::vector<PerRank> ranks_;
   std::unordered_map<std::string, TimeUs> last_submitted_;  // by name, by any rank
-  std::unordered_map<std::string, TimeUs> reported_;  // by name: last as stalled
-  TimeUs reported_more_ = -1;                         // last report that left some unnamed
-  std::set<std::string> said_;                        // mismatch texts that were judged
+  std::unordered_map<std::string, TimeUs> reported_;        // by name: last as stalled
+  TimeUs reported_more_ = -1;                               // last report that left some unnamed
+  std::set<std::string> said_;                              // mismatch texts that were judged
   std::set<int> lost_, failed_;
   bool disturbed_ = false;  // some rank's epoch is over
   uint64_t judged_ = 0;
