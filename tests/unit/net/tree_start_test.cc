@@ -25,6 +25,9 @@ using testing::test_key;
 using testing::text_of;
 using testing::tree_options;
 
+// The time of a start that cannot succeed: enough for every thread to publish its address first.
+constexpr seconds kBriefly{2};
+
 // How a test calls a rank that is being started, as `rank`.
 DialOptions dial_as(int rank, int callee, Store* store) {
   DialOptions options;
@@ -54,7 +57,7 @@ TEST(TreeStart, RanksThatDoNotComeAreNamedOnEveryOtherRank) {
   std::vector<TreeOptions> options;
   for (const int rank : {0, 1, 2, 4, 5}) {
     options.push_back(tree_options(rank, 7, 2, &store));
-    options.back().timeout = milliseconds(300);
+    options.back().timeout = kBriefly;
   }
   options[0].host = "gpu-07";
   const auto results = connect_all(options);
@@ -70,7 +73,7 @@ TEST(TreeStart, AnotherKeyIsRefusedAndTheOthersSayWhoIsMissing) {
   std::vector<TreeOptions> options;
   for (int rank = 0; rank < 3; ++rank) {
     options.push_back(tree_options(rank, 3, 2, &store));
-    options.back().timeout = milliseconds(500);
+    options.back().timeout = kBriefly;
   }
   options[2].key = test_key(9);
   const auto results = connect_all(options);
@@ -85,7 +88,7 @@ TEST(TreeStart, AnotherKeyIsRefusedAndTheOthersSayWhoIsMissing) {
 TEST(TreeStart, AnotherJobIsRefusedNamingBoth) {
   MemoryStore store;
   std::vector<TreeOptions> options = {tree_options(0, 2, 1, &store), tree_options(1, 2, 1, &store)};
-  options[0].timeout = milliseconds(500);
+  options[0].timeout = kBriefly;
   options[1].job_id = "other";
   const auto results = connect_all(options);
   EXPECT_THAT(results[1].status().message(), AllOf(HasSubstr("\"test\""), HasSubstr("\"other\"")));
@@ -95,7 +98,7 @@ TEST(TreeStart, AnotherJobIsRefusedNamingBoth) {
 TEST(TreeStart, AnAddressOfAnOldEpochIsNotUsed) {
   MemoryStore store;
   std::vector<TreeOptions> options = {tree_options(0, 2, 1, &store), tree_options(1, 2, 1, &store)};
-  for (auto& rank : options) rank.timeout = milliseconds(300);
+  for (auto& rank : options) rank.timeout = kBriefly;
   options[1].epoch = 1;
   const auto results = connect_all(options);
   EXPECT_THAT(results[0].status().message(), HasSubstr("rank 1 did not come"));
