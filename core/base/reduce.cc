@@ -189,8 +189,10 @@ void copy_scaled_typed(void* destination, const void* source, size_t count, doub
       out[i] = Format::store(Format::load(in[i]) * typed_factor);
     }
   } else {
+    // A conversion of 0.5 to bool would be true.
+    using Integer = std::conditional_t<std::is_same_v<Value, bool>, uint8_t, Value>;
     for (size_t i = 0; i < count; ++i) {
-      out[i] = Format::store(truncate<Value>(static_cast<double>(Format::load(in[i])) * factor));
+      out[i] = Format::store(truncate<Integer>(static_cast<double>(Format::load(in[i])) * factor));
     }
   }
 }

@@ -168,7 +168,7 @@ TEST_P(Faults, SilentPeerTimesOut) {
   World world(backend(), {.size = size(), .timeout_ms = kTimeoutMs});
   world.connect();
   std::latch done(size() - 1);
-  std::atomic<int> timeouts{0};
+  std::atomic<int> waited_in_full{0};
   world.each([&](Member& member) {
     if (member.rank() == size() - 1) return done.wait();  // stays, and says nothing
     const auto start = Clock::now();
@@ -177,15 +177,16 @@ TEST_P(Faults, SilentPeerTimesOut) {
                                            data.data(), data.data());
     const auto waited = Clock::now() - start;
     EXPECT_FALSE(status.ok());
-    if (status.code() == StatusCode::kTimeout) {
-      ++timeouts;
-      EXPECT_GE(waited, std::chrono::milliseconds(kTimeoutMs));
+    // A rank that came a little later may hear of the timeout from one that waited in full.
+    if (waited >= std::chrono::milliseconds(kTimeoutMs)) {
+      ++waited_in_full;
+      EXPECT_EQ(status.code(), StatusCode::kTimeout) << status.to_string();
     }
     EXPECT_LT(waited, std::chrono::milliseconds(kTimeoutMs) + kBound);
     EXPECT_FALSE(member.ping().ok()) << "a communicator must not recover from an error";
     done.count_down();
   });
-  EXPECT_GE(timeouts, 1);
+  EXPECT_GE(waited_in_full, 1);
 }
 
 // A rank that is through disconnects at once; the others must still get what it sent.

@@ -102,14 +102,18 @@ int run_rank(char** arguments) {
                            .id = "processes",
                            .epoch = 0,
                            .network_interface = "",
-                           .timeout_ms = 60000,
+                           .timeout_ms = 10000,
                            .host = &host};
   khorus_error error{};
   khorus_comm* comm = nullptr;
   if (backend->open(&group, &comm, &error) != 0) return fail("open", error);
-  if (backend->connect(comm, &error) != 0) return fail("connect", error);
-  if (task == "work-forked") fork_worker(parent);
-  const int code = work(*backend, comm, parent);
+  int code = backend->connect(comm, &error);
+  if (code != 0) {
+    fail("connect", error);
+  } else {
+    if (task == "work-forked") fork_worker(parent);
+    code = work(*backend, comm, parent);
+  }
   backend->disconnect(comm);
   return code;
 }
