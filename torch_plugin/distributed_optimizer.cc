@@ -15,13 +15,6 @@
 namespace khorus::torch {
 namespace {
 
-DistributedOptimizer::NamedParameters pairs_of(
-    const ::torch::OrderedDict<std::string, Tensor>& parameters) {
-  DistributedOptimizer::NamedParameters pairs;
-  for (const auto& item : parameters) pairs.emplace_back(item.key(), item.value());
-  return pairs;
-}
-
 const ::torch::optim::Optimizer& checked(
     const std::unique_ptr<::torch::optim::Optimizer>& optimizer) {
   if (!optimizer) throw_invalid("DistributedOptimizer was given no optimizer");
@@ -30,8 +23,7 @@ const ::torch::optim::Optimizer& checked(
 
 // The name of every parameter. One parameter may have several names (tied weights): the first
 // holds.
-std::map<const void*, std::string> name_parameters(
-    const DistributedOptimizer::NamedParameters& parameters) {
+std::map<const void*, std::string> name_parameters(const NamedParameters& parameters) {
   std::map<const void*, std::string> names;
   std::set<std::string> seen;
   for (const auto& [name, parameter] : parameters) {
@@ -48,11 +40,9 @@ std::map<const void*, std::string> name_parameters(
 
 }  // namespace
 
-DistributedOptimizer::DistributedOptimizer(
-    std::unique_ptr<::torch::optim::Optimizer> optimizer,
-    const ::torch::OrderedDict<std::string, Tensor>& parameters,
-    const DistributedOptimizerOptions& options)
-    : DistributedOptimizer(std::move(optimizer), pairs_of(parameters), options) {}
+NamedParameters::NamedParameters(const ::torch::OrderedDict<std::string, Tensor>& parameters) {
+  for (const auto& item : parameters) emplace_back(item.key(), item.value());
+}
 
 DistributedOptimizer::DistributedOptimizer(std::unique_ptr<::torch::optim::Optimizer> optimizer,
                                            const NamedParameters& parameters,

@@ -51,15 +51,16 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     Tensor parameter;
     Hook* hook = nullptr;  // owned by the parameter
     int64_t passes_left = 1;
+    bool submitted = false;
     Tensor gradient;  // as submitted
-    Handle handle;
+    Handle handle;    // not valid when this rank is alone
   };
 
   void on_gradient(size_t index);
   void own_gradient_memory(Slot& slot);
   void submit(Slot& slot);  // REQUIRES: mutex_ held
   bool alone() const;
-  void submit_missing();    // REQUIRES: mutex_ held
+  void submit_missing();  // REQUIRES: mutex_ held
   static void finish(Slot& slot);
 
   const DistributedOptimizerOptions options_;

@@ -98,14 +98,15 @@ class OptimizerStateTest : public ::testing::TestWithParam<std::tuple<Kind, Hist
 
 // After the broadcast every rank goes on exactly as the root goes on.
 TEST_P(OptimizerStateTest, RanksGoOnAsTheRoot) {
-  const auto& [kind, how] = GetParam();
+  const Kind& kind = std::get<0>(GetParam());
+  const History& how = std::get<1>(GetParam());
   constexpr double kRootRate = 0.02;
   Net expected(::torch::kFloat64);
   const auto reference = kind.make(expected->parameters(), kRootRate);
   step_alone(expected, *reference, how.root_steps);
   step_alone(expected, *reference, 3);
 
-  run_world({3}, [&kind = kind, &how = how, &expected](Engine& engine) {
+  run_world({3}, [&](Engine& engine) {
     const bool is_root = engine.rank() == 1;
     Net net(::torch::kFloat64);
     const auto optimizer = kind.make(net->parameters(), is_root ? kRootRate : 0.5);
@@ -123,8 +124,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::ValuesIn(kinds()),
                        ::testing::Values(History{"AllFresh", 0, 0}, History{"RootUsed", 4, 0},
                                          History{"OthersUsed", 0, 4}, History{"AllUsed", 3, 5})),
-    [](const auto& info) {
-      return std::string(std::get<0>(info.param).name) + std::get<1>(info.param).name;
+    [](const auto& test) {
+      return std::string(std::get<0>(test.param).name) + std::get<1>(test.param).name;
     });
 
 TEST(BroadcastOptimizerState, WorksThroughADistributedOptimizer) {

@@ -65,7 +65,7 @@ TEST(Guards, GradientsClearedBehindTheOptimizersBack) {
 TEST(Guards, Names) {
   run_world({1}, [](Engine& engine) {
     const Tensor v = leaf({1, 1}), w = leaf({1, 1});
-    const auto make = [&](const DistributedOptimizer::NamedParameters& names) {
+    const auto make = [&](const NamedParameters& names) {
       return error_of([&] { DistributedOptimizer(plain_sgd({v, w}), names, on(engine)); });
     };
     EXPECT_THAT(make({{"v", v}}), HasSubstr("has no name"));

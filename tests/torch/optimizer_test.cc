@@ -28,7 +28,7 @@ TEST(Overlap, AnAllreduceIsSubmittedBeforeBackwardIsOver) {
 TEST(UnusedParameters, MayDifferByRank) {
   run_world({3}, [](Engine& engine) {
     std::vector<Tensor> w;
-    DistributedOptimizer::NamedParameters names;
+    NamedParameters names;
     for (int i = 0; i < 4; ++i) {
       w.push_back(leaf({1.0, 1.0}));
       names.emplace_back("w" + std::to_string(i), w.back());

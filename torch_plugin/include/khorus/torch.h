@@ -152,6 +152,13 @@ struct DistributedOptimizerOptions {
 
 class GradientReducer;
 
+// Names and parameters, in order: model->named_parameters(), or {{"w", w}, {"b", b}}.
+class NamedParameters : public std::vector<std::pair<std::string, Tensor>> {
+ public:
+  using vector::vector;
+  NamedParameters(const ::torch::OrderedDict<std::string, Tensor>& parameters);  // NOLINT: implicit
+};
+
 // Wraps an optimizer so that step() uses gradients reduced over all ranks.
 //
 // The reduction of a gradient starts inside backward(), right after the gradient is accumulated,
@@ -166,13 +173,8 @@ class GradientReducer;
 // May be destroyed at any time: works under way keep their memory alive.
 class DistributedOptimizer : public ::torch::optim::Optimizer {
  public:
-  using NamedParameters = std::vector<std::pair<std::string, Tensor>>;
-
   // `parameters` names every parameter of `optimizer` (further ones are ignored); names are unique.
   // Throws Error(InvalidArgument) otherwise.
-  DistributedOptimizer(std::unique_ptr<::torch::optim::Optimizer> optimizer,
-                       const ::torch::OrderedDict<std::string, Tensor>& parameters,
-                       const DistributedOptimizerOptions& options = {});
   DistributedOptimizer(std::unique_ptr<::torch::optim::Optimizer> optimizer,
                        const NamedParameters& parameters,
                        const DistributedOptimizerOptions& options = {});
