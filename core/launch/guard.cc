@@ -71,7 +71,7 @@ class GuardProcess {
         start(command.store.data());
         break;
       case GuardCommand::Kind::kSignal:
-        signal_rank(command.rank, command.signal);
+        signal_ranks(command.signal);
         break;
       case GuardCommand::Kind::kFinish:
         finish();
@@ -105,10 +105,11 @@ class GuardProcess {
           .status = status});
   }
 
-  // Only while the rank is not reaped: until then its number belongs to it.
-  void signal_rank(int32_t rank, int32_t signal) {
-    if (rank < 0 || static_cast<size_t>(rank) >= pids_.size()) return;
-    if (const pid_t pid = pids_[static_cast<size_t>(rank)]; pid > 0) ::kill(-pid, signal);
+  // Only those that are not reaped: until then their numbers belong to them.
+  void signal_ranks(int32_t signal) {
+    for (const pid_t pid : pids_) {
+      if (pid > 0) ::kill(-pid, signal);
+    }
   }
 
   void finish() {

@@ -23,11 +23,10 @@ namespace khorus::launch {
 struct GuardCommand {
   enum class Kind : int32_t {
     kStart,   // start all ranks; `store` is KHORUS_STORE
-    kSignal,  // send `signal` to the process group of `rank`
+    kSignal,  // send `signal` to the process group of every rank that runs
     kFinish,  // end what finished ranks left behind, answer kFinished, and end
   };
   Kind kind = Kind::kStart;
-  int32_t rank = -1;
   int32_t signal = 0;
   std::array<char, 256> store{};
 };

@@ -143,15 +143,6 @@ void Job::on_guard_lost() {
 
 // ---- ending ----
 
-void Job::signal_running(int signal) {
-  for (size_t rank = 0; rank < ranks_.size(); ++rank) {
-    if (!ranks_[rank].running) continue;
-    command({.kind = GuardCommand::Kind::kSignal,
-             .rank = static_cast<int32_t>(rank),
-             .signal = signal});
-  }
-}
-
 // First everybody may end by himself, with the error that the library gives him; then SIGTERM, then
 // SIGKILL, each after one more grace.
 void Job::stop_after_grace(int signal) {
@@ -171,7 +162,7 @@ void Job::stop(int signal) {
   for (Rank& rank : ranks_) {
     if (rank.running) rank.outcome.stopped_with = signal;
   }
-  signal_running(signal);
+  command({.kind = GuardCommand::Kind::kSignal, .signal = signal});
 }
 
 void Job::finish() {
@@ -207,7 +198,7 @@ void Job::on_signal(int signal) {
   }
   interrupted_by_ = signal;
   interrupted_first_ = !stopping_;
-  signal_running(signal);
+  command({.kind = GuardCommand::Kind::kSignal, .signal = signal});
   say("khorusrun: " + std::string(::strsignal(signal)) + ": passed on to " +
       std::to_string(running_) + " ranks, waiting for them to end (again: kill them)");
   if (ended_ > 0) stop_after_grace(SIGTERM);

@@ -48,7 +48,6 @@ class Job {
   void on_ended(size_t rank, int wait_status);
   void on_guard_lost();
   void command(const GuardCommand& command);
-  void signal_running(int signal);
 
   void watch_signals();
   void on_signal(int signal);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <string>
 #include <vector>
@@ -28,7 +29,9 @@ struct JobPlan {
   std::string program;                 // path of the executable
   std::vector<std::string> arguments;  // argv, the name included
   std::vector<RankPlan> ranks;
-  sigset_t signal_mask{};  // the mask the ranks start with
+  // What the launcher changed of itself, as the ranks get it.
+  sigset_t signal_mask{};
+  rlimit open_files{};
 };
 
 // The launcher's ends for one rank. Without captured output there is none.

@@ -5,6 +5,7 @@
 // a program that cannot be run.
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 
 #include <cstdio>
 #include <cstring>
@@ -39,6 +40,15 @@ int print(const std::string& text) {
              : 1;
 }
 
+// Eight descriptors per rank while they are prepared. Returns the limit as it was, for the ranks.
+rlimit allow_many_open_files() {
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit all{before.rlim_max, before.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &all);
+  return before;
+}
+
 int run_job(const launch::LaunchOptions& options, std::span<char> title) {
   ::signal(SIGCHLD, SIG_DFL);  // an inherited "ignore" would make children unwaitable
   const sigset_t handled = launch::handled_signals();
@@ -46,12 +56,15 @@ int run_job(const launch::LaunchOptions& options, std::span<char> title) {
   ::sigprocmask(SIG_BLOCK, &handled, &before);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
 
+  const rlimit open_files = allow_many_open_files();
+
   Result<launch::PreparedJob> job = launch::prepare_job(options);
   if (!job.ok()) {
     const bool bad_value = job.status().code() == StatusCode::kInvalidArgument;
     return complain(job.status(), bad_value ? kUsageError : kCannotRun);
   }
   job->plan.signal_mask = before;
+  job->plan.open_files = open_files;
   Result<launch::Guard> guard = launch::fork_guard(&*job, title);
   if (!guard.ok()) return complain(guard.status(), 1);
 

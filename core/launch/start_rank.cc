@@ -56,6 +56,7 @@ std::string inheritable(const Descriptor& descriptor) {
   environment.push_back("KHORUS_KEY_FD=" + inheritable(rank.key));
   environment.push_back("KHORUS_STATUS_FD=" + inheritable(rank.status_page));
   std::vector<std::string> arguments = plan.arguments;
+  ::setrlimit(RLIMIT_NOFILE, &plan.open_files);
   ::sigprocmask(SIG_SETMASK, &plan.signal_mask, nullptr);
   ::execve(plan.program.c_str(), pointers(&arguments).data(), pointers(&environment).data());
   give_up("cannot run \"" + plan.program + "\"");

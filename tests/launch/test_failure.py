@@ -55,14 +55,18 @@ class Failure(LaunchTest):
         self.assertEqual(khorusrun("-np", "1", "sh", "-c", "kill -9 $$").code, 137)
 
     def test_summary(self) -> None:
+        ready = str(self.folder / "ready")  # rank 2 waits there for rank 0
+        os.mkfifo(ready)
         prog = self.program(
             NOTE_OPERATION + "print('pid', os.getpid())\n"
             "if rank == 2:\n"
+            f"    open({ready!r}).read()\n"
             "    note('allreduce \"a\"', 11)\n"
             "    note('broadcast \"layers.3.weight\"', 12)\n"
             "    raise ValueError('the loss is not a number')\n"
             "if rank == 0:\n"
             "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            f"    open({ready!r}, 'w').close()\n"
             "time.sleep(60)\n"
         )
         logs = str(self.folder / "logs")
