@@ -80,6 +80,7 @@ void Truth::decided(const std::string& name, TimeUs now) {
 }
 
 void Truth::group_decided(const std::string& group, TimeUs now) {
+  group_failed_at_ = now;
   for (PerRank& rank : ranks_) {
     for (auto& [name, submitted] : rank.pending) {
       if (submitted.request.group == group) {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <map>
 #include <set>
 #include <string>
@@ -65,8 +66,9 @@ class Truth : public Checker {
   std::vector<PerRank> ranks_;
   std::unordered_map<std::string, TimeUs> last_submitted_;  // by name, by any rank
   std::unordered_map<std::string, TimeUs> reported_;        // by name: last as stalled
-  TimeUs reported_more_ = -1;                               // last report that left some unnamed
-  std::set<std::string> said_;                              // mismatch texts that were judged
+  TimeUs group_failed_at_ = std::numeric_limits<TimeUs>::min() / 2;
+  TimeUs reported_more_ = -1;   // last report that left some unnamed
+  std::set<std::string> said_;  // mismatch texts that were judged
   std::set<int> lost_, failed_;
   bool disturbed_ = false;  // some rank's epoch is over
   uint64_t judged_ = 0;

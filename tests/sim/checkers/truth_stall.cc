@@ -80,7 +80,7 @@ void Truth::judge_missing(int rank, const std::string& name, const std::vector<i
     const auto& pending = ranks_[static_cast<size_t>(other)].pending;
     const auto it = pending.find(name);
     const bool there = it != pending.end() && it->second.decided_at == protocol::kNever;
-    if (said && there && now - it->second.at > news_bound_us_) {
+    if (said && there && lost_.empty() && now - it->second.at > news_bound_us_) {
       fail(at(rank, now) + "says that rank " + std::to_string(other) + " is missing for " + name +
            ", which it submitted at " + std::to_string(it->second.at) + " us");
     }
@@ -113,7 +113,9 @@ void Truth::judge_last_words(int rank, std::string_view text, TimeUs now) {
     return index >= history.size() || history[index].first >= oldest;
   };
   if (said.starts_with("has not answered")) {
-    if (lost_.empty() && round_trip < scenario_.node.stall_warning_us / 4) {
+    // A group that fails may make ranks missing that were not, too late to ask them.
+    const TimeUs warning = scenario_.node.stall_warning_us;
+    if (lost_.empty() && round_trip < warning / 4 && now - group_failed_at_ > warning) {
       fail(at(rank, now) + "\"" + words + "\", although there was time to ask it");
     }
   } else if (said.starts_with("has submitted nothing yet")) {
