@@ -28,6 +28,9 @@ target_compile_options(khorus_warnings INTERFACE
   $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>
   $<$<BOOL:${KHORUS_WARNINGS_AS_ERRORS}>:-Werror>)
 if(KHORUS_SANITIZE)
+  # What a sanitizer adds to the code makes g++ guess wrongly about initialisation.
+  target_compile_options(khorus_warnings INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)
   add_compile_options(-fsanitize=${KHORUS_SANITIZE} -fno-omit-frame-pointer
                       -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${KHORUS_SANITIZE})
