@@ -20,6 +20,7 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <chrono>
 #include <cinttypes>
 #include <cmath>
@@ -43,18 +44,17 @@ struct Config {
   // Text
   std::vector<std::string> data;
   std::string exclude =
-      "test,tests,idle_test,idlelib,lib2to3,site-packages,dist-packages,"
-      "__pycache__,node_modules";
+      "test,tests,idle_test,idlelib,lib2to3,site-packages,dist-packages,node_modules";
   // Model
   std::string size = "small";
   int64_t layers = 4, width = 192, heads = 6, context = 128;
   std::string dtype = "float32";
   // Training
-  int64_t steps = 1200;
+  int64_t steps = 1600;
   int64_t batch = 8;       // windows per rank and backward pass
   int64_t accumulate = 1;  // backward passes per step
   double learning_rate = 2e-3;
-  int64_t warmup = 60;
+  int64_t warmup = 80;
   double weight_decay = 0.1;
   double clip = 1.0;
   int64_t seed = 1;
@@ -93,31 +93,16 @@ void apply_size(Config& config, const std::string& size) {
   config.context = preset->second.context;
 }
 
-int64_t parse_integer(const std::string& flag, const std::string& text, int64_t least) {
-  size_t end = 0;
-  int64_t value = 0;
-  try {
-    value = std::stoll(text, &end);
-  } catch (const std::exception&) {
-    end = 0;
-  }
-  if (text.empty() || end != text.size()) {
-    throw UsageError(flag + " takes a whole number, not \"" + text + "\"");
-  }
-  if (value < least) throw UsageError(flag + " is at least " + std::to_string(least));
-  return value;
-}
-
-double parse_real(const std::string& flag, const std::string& text) {
-  size_t end = 0;
-  double value = 0;
-  try {
-    value = std::stod(text, &end);
-  } catch (const std::exception&) {
-    end = 0;
-  }
-  if (text.empty() || end != text.size() || !(value >= 0)) {
-    throw UsageError(flag + " takes a number that is not negative, not \"" + text + "\"");
+template <class T>
+T parse_number(const std::string& flag, const std::string& text, T least) {
+  T value{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end || !(value >= least)) {
+    std::ostringstream message;
+    message << flag << " takes a " << (std::is_integral_v<T> ? "whole number" : "number")
+            << " of at least " << least << ", not \"" << text << "\"";
+    throw UsageError(message.str());
   }
   return value;
 }
@@ -128,17 +113,14 @@ struct Flag {
 };
 
 std::vector<Flag> flags_of(Config& c) {
-  const auto integer = [](std::string name, int64_t& target, int64_t least, std::string sentence) {
-    return Flag{name, "N", sentence + " (default " + std::to_string(target) + ")",
-                [name, &target, least](const std::string& text) {
-                  target = parse_integer(name, text, least);
-                }};
-  };
-  const auto real = [](std::string name, double& target, std::string sentence) {
+  const auto number = [](std::string name, auto& target, int least, std::string sentence) {
+    using T = std::remove_reference_t<decltype(target)>;
     std::ostringstream value;
     value << target;
-    return Flag{name, "X", sentence + " (default " + value.str() + ")",
-                [name, &target](const std::string& text) { target = parse_real(name, text); }};
+    return Flag{name, "N", sentence + " (default " + value.str() + ")",
+                [name, &target, least](const std::string& text) {
+                  target = parse_number<T>(name, text, static_cast<T>(least));
+                }};
   };
   const auto text = [](std::string name, std::string& target, std::string sentence) {
     return Flag{name, "TEXT", sentence, [&target](const std::string& value) { target = value; }};
@@ -149,26 +131,26 @@ std::vector<Flag> flags_of(Config& c) {
       text("--exclude", c.exclude, "comma-separated names of folders that are not walked"),
       {"--size", "NAME", "small, 10m or 124m: sets the next four (default small)",
        [&c](const std::string& size) { apply_size(c, size); }},
-      integer("--layers", c.layers, 1, "Transformer blocks"),
-      integer("--width", c.width, 1, "size of a token's vector"),
-      integer("--heads", c.heads, 1, "attention heads; divides the width"),
-      integer("--context", c.context, 1, "tokens a prediction can see"),
+      number("--layers", c.layers, 1, "Transformer blocks"),
+      number("--width", c.width, 1, "size of a token's vector"),
+      number("--heads", c.heads, 1, "attention heads; divides the width"),
+      number("--context", c.context, 1, "tokens a prediction can see"),
       text("--dtype", c.dtype, "float32 (default) or float64"),
-      integer("--steps", c.steps, 1, "optimizer steps of the whole run"),
-      integer("--batch", c.batch, 1, "windows per rank and backward pass"),
-      integer("--accumulate", c.accumulate, 1, "backward passes per step"),
-      real("--learning-rate", c.learning_rate, "peak learning rate"),
-      integer("--warmup", c.warmup, 0, "steps until the peak; then a cosine down to a tenth"),
-      real("--weight-decay", c.weight_decay, "AdamW's decay of matrices"),
-      real("--clip", c.clip, "bound of the gradient's norm; 0: none"),
-      integer("--seed", c.seed, 0, "of the initial weights and the sampler"),
-      integer("--threads", c.threads, 0, "torch threads per rank; 0: torch decides"),
+      number("--steps", c.steps, 1, "optimizer steps of the whole run"),
+      number("--batch", c.batch, 1, "windows per rank and backward pass"),
+      number("--accumulate", c.accumulate, 1, "backward passes per step"),
+      number("--learning-rate", c.learning_rate, 0, "peak learning rate"),
+      number("--warmup", c.warmup, 0, "steps until the peak; then a cosine down to a tenth"),
+      number("--weight-decay", c.weight_decay, 0, "AdamW's decay of matrices"),
+      number("--clip", c.clip, 0, "bound of the gradient's norm; 0: none"),
+      number("--seed", c.seed, 0, "of the initial weights and the sampler"),
+      number("--threads", c.threads, 0, "torch threads per rank; 0: torch decides"),
       text("--out", c.out, "folder for checkpoint.pt and metrics.jsonl (default out/train_lm)"),
-      integer("--log-every", c.log_every, 1, "steps between progress lines"),
-      integer("--eval-every", c.eval_every, 1, "steps between evaluations"),
-      integer("--eval-windows", c.eval_windows, 1, "held-out windows per evaluation"),
-      integer("--checkpoint-every", c.checkpoint_every, 1, "steps between checkpoints"),
-      integer("--stop-after", c.stop_after, 0, "leave after this step with a checkpoint; 0: never"),
+      number("--log-every", c.log_every, 1, "steps between progress lines"),
+      number("--eval-every", c.eval_every, 1, "steps between evaluations"),
+      number("--eval-windows", c.eval_windows, 1, "held-out windows per evaluation"),
+      number("--checkpoint-every", c.checkpoint_every, 1, "steps between checkpoints"),
+      number("--stop-after", c.stop_after, 0, "leave after this step with a checkpoint; 0: never"),
       {"--resume", "", "go on from the checkpoint in --out",
        [&c](const std::string&) { c.resume = true; }},
       text("--checkpoint", c.checkpoint, "checkpoint file, or its folder, for --generate"),
@@ -177,8 +159,8 @@ std::vector<Flag> flags_of(Config& c) {
          c.generate = prompt;
          c.has_prompt = true;
        }},
-      integer("--length", c.length, 1, "bytes to generate"),
-      real("--temperature", c.temperature, "below 1: likelier bytes only; 0: the likeliest"),
+      number("--length", c.length, 1, "bytes to generate"),
+      number("--temperature", c.temperature, 0, "below 1: likelier bytes only; 0: the likeliest"),
   };
 }
 

@@ -3,8 +3,10 @@
 // Optimizer state travels as the bytes that torch::save writes: first their number, then the bytes.
 // So one path serves every optimizer that libtorch can save, whatever its state looks like.
 #include <ATen/ATen.h>
+#include <torch/optim/lbfgs.h>
 #include <torch/serialize.h>
 
+#include <exception>
 #include <sstream>
 
 #include "torch_plugin/tensor_view.h"
@@ -30,17 +32,39 @@ void start_broadcasts(const ::torch::OrderedDict<std::string, Tensor>& tensors,
 
 void finish(std::vector<Handle> handles) { GroupHandle(std::move(handles)).wait(); }
 
-// The bytes of the root on every rank.
-std::string broadcast_bytes(const std::string& bytes, int root_rank,
+// The bytes of the root on every rank. `failed`: the root has none to give, and every rank throws.
+std::string broadcast_bytes(const std::string& bytes, bool failed, int root_rank,
                             const CollectiveOptions& options) {
   Tensor size = at::empty({1}, at::kLong);
-  size.fill_(static_cast<int64_t>(bytes.size()));
+  size.fill_(failed ? int64_t{-1} : static_cast<int64_t>(bytes.size()));
   broadcast_(size, root_rank, named(options, "optimizer_state", "size"));
+  const int64_t count = size.item<int64_t>();
+  if (count < 0) {
+    throw_invalid("rank " + std::to_string(root_rank) +
+                  " could not save its optimizer to broadcast it; its own error says why");
+  }
   std::string result = bytes;
-  result.resize(static_cast<size_t>(size.item<int64_t>()));
-  const Tensor view = at::from_blob(result.data(), {size.item<int64_t>()}, at::kByte);
+  result.resize(static_cast<size_t>(count));
+  const Tensor view = at::from_blob(result.data(), {count}, at::kByte);
   broadcast_(view, root_rank, named(options, "optimizer_state", "bytes"));
   return result;
+}
+
+// LBFGS keeps scratch between steps, with undefined tensors in it that libtorch cannot save. It is
+// written anew before it is read in every step.
+void drop_lbfgs_scratch(::torch::optim::Optimizer& optimizer) {
+  for (auto& [parameter, state] : optimizer.state()) {
+    auto* lbfgs = dynamic_cast<::torch::optim::LBFGSParamState*>(state.get());
+    if (lbfgs != nullptr) lbfgs->al(std::nullopt);
+  }
+}
+
+std::string save_optimizer(::torch::optim::Optimizer& optimizer) {
+  auto* distributed = dynamic_cast<DistributedOptimizer*>(&optimizer);
+  drop_lbfgs_scratch(distributed != nullptr ? distributed->wrapped() : optimizer);
+  std::ostringstream stream;
+  ::torch::save(optimizer, stream);
+  return stream.str();
 }
 
 void load_optimizer(::torch::optim::Optimizer& optimizer, const std::string& bytes) {
@@ -78,10 +102,20 @@ void broadcast_parameters(const ::torch::OrderedDict<std::string, Tensor>& param
 void broadcast_optimizer_state(::torch::optim::Optimizer& optimizer, int root_rank,
                                const CollectiveOptions& options) {
   const bool is_root = engine_of(options.engine).rank() == root_rank;
-  std::ostringstream stream;
-  if (is_root) ::torch::save(optimizer, stream);
-  const std::string bytes = broadcast_bytes(stream.str(), root_rank, options);
-  if (!is_root) load_optimizer(optimizer, bytes);
+  std::string mine;
+  std::exception_ptr failure;
+  try {
+    if (is_root) mine = save_optimizer(optimizer);
+  } catch (...) {
+    failure = std::current_exception();  // thrown once the others know
+  }
+  try {
+    const std::string bytes = broadcast_bytes(mine, failure != nullptr, root_rank, options);
+    if (!is_root) load_optimizer(optimizer, bytes);
+  } catch (...) {
+    if (failure) std::rethrow_exception(failure);
+    throw;
+  }
 }
 
 }  // namespace khorus::torch

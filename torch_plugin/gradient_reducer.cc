@@ -68,6 +68,8 @@ void GradientReducer::add(const std::string& name, const Tensor& parameter) {
   if (!parameter.is_leaf()) {
     throw_invalid("parameter \"" + name + "\" is not a leaf: it is the result of an operation");
   }
+  // A tensor that never required a gradient has no place for hooks yet.
+  ::torch::autograd::impl::materialize_autograd_meta(parameter);
   auto hook = std::make_unique<Hook>(
       weak_from_this(), index, std::move(::torch::autograd::impl::post_acc_grad_hooks(parameter)));
   Slot slot;

@@ -154,9 +154,13 @@ def test_generate_writes_after_the_prompt(text: Path, tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--stepz", "3"], "unknown flag --stepz"),
-        (["--data", "x", "--steps", "many"], '--steps takes a whole number, not "many"'),
+        (
+            ["--data", "x", "--steps", "many"],
+            '--steps takes a whole number of at least 1, not "many"',
+        ),
         (["--data", "x", "--steps"], "--steps needs a value"),
-        (["--data", "x", "--steps", "0"], "--steps is at least 1"),
+        (["--data", "x", "--steps", "0"], 'at least 1, not "0"'),
+        (["--data", "x", "--clip", "-1"], '--clip takes a number of at least 0, not "-1"'),
         (["--data", "x", "--width", "10", "--heads", "3"], "not a multiple of --heads 3"),
         (["--data", "x", "--size", "huge"], "--size is small, 10m or 124m"),
         (["--data", "x", "--resume=yes"], "--resume takes no value"),
