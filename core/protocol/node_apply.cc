@@ -25,6 +25,7 @@ void Node::State::apply(wire::Decision decision, TimeUs now) {
   out.agreed_rounds.push_back(applied);
   for (size_t i = 0; i < decision.responses.size(); ++i) {
     apply_response(std::move(decision.responses[i]), cached[i]);
+    if (faulted) return;
   }
   if (decision.shutdown) begin_shutdown(decision.shutdown_reason);
   if (decision.goodbye) {
@@ -55,15 +56,13 @@ void Node::State::apply_response(wire::Response response, bool cached) {
   }
   const wire::RankSet* members = sets.find(response.process_set);
   if (members == nullptr || !members->contains(options.rank)) return;
+  if (const std::string what = objection(response); !what.empty()) {
+    violation(topology.parent(), what, 0);
+    return;
+  }
   Execution execution;
   for (const wire::ResponseTensor& tensor : response.tensors) {
     const auto it = pending.find(key_of(tensor.request));
-    if (it == pending.end()) {
-      violation(
-          topology.parent(),
-          "a response for " + describe(tensor.request) + ", which this rank has not submitted", 0);
-      return;
-    }
     execution.tickets.push_back(it->second.ticket);
     pending.erase(it);
   }
@@ -79,6 +78,33 @@ void Node::State::apply_response(wire::Response response, bool cached) {
   execution.sequence = applied;
   execution.response = std::move(response);
   out.executions.push_back(std::move(execution));
+}
+
+// Why the response cannot be what this rank has asked for; empty when it can. The data plane runs
+// what a response says on memory that this rank has given: it is checked before anything is.
+std::string Node::State::objection(const wire::Response& response) const {
+  if (response.tensors.empty()) return "a response without tensors";
+  const auto members = static_cast<size_t>(sets.find(response.process_set)->count());
+  std::vector<uint64_t> tickets;
+  for (const wire::ResponseTensor& tensor : response.tensors) {
+    const wire::Request& request = tensor.request;
+    const auto it = pending.find(key_of(request));
+    if (it == pending.end() || request.process_set != response.process_set) {
+      return "a response for " + describe(request) + ", which this rank has not submitted";
+    }
+    if (it->second.signature != signature_of(request) ||
+        request.kind != response.tensors.front().request.kind) {
+      return "a response for " + describe(request) + " other than this rank has submitted it";
+    }
+    if (tensor.extents.size() != (request.kind == OpKind::kAllgather ? members : 0) ||
+        tensor.payloads.size() != (request.kind == OpKind::kExchange ? members : 0)) {
+      return "a response for " + describe(request) + " without a part for every rank";
+    }
+    tickets.push_back(it->second.ticket);
+  }
+  std::sort(tickets.begin(), tickets.end());
+  const bool twice = std::adjacent_find(tickets.begin(), tickets.end()) != tickets.end();
+  return twice ? "a response with an operation twice" : "";
 }
 
 void Node::State::apply_error(const wire::Response& response) {

@@ -37,7 +37,6 @@ void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
   }
   for (Submission& submission : submissions) {
     wire::Request& request = submission.request;
-    pending.emplace(key_of(request), Pending{submission.ticket, request.kind, request.group});
     last_submitted = describe(request);
     last_submitted_at = now;
     ++stats.submitted;
@@ -46,6 +45,8 @@ void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
     if (request.kind == OpKind::kAllgather) {
       contribution.extents.push_back(std::exchange(request.shape.at(0), 0));
     }
+    pending.emplace(key_of(request),
+                    Pending{submission.ticket, request.kind, signature_of(request), request.group});
     if (request.kind == OpKind::kExchange) {
       contribution.payloads.push_back(std::move(submission.payload));
     }
@@ -134,7 +135,11 @@ void Node::State::receive_from_child(Child& child, const wire::Frame& frame, Tim
   if (const auto* report = std::get_if<wire::Report>(&frame.message)) {
     receive_report(child, *report, now);
   } else if (const auto* answer = std::get_if<wire::StallAnswer>(&frame.message)) {
-    receive_stall_answer(*answer, now);
+    if (child.subtree.contains(answer->rank)) {
+      receive_stall_answer(*answer, now);
+    } else {
+      violation(child.rank, "an answer for rank " + std::to_string(answer->rank), now);
+    }
   } else {
     violation(child.rank, "a message that only the parent sends", now);
   }
@@ -182,6 +187,12 @@ void Node::State::add_contribution(wire::Contribution contribution, TimeUs now) 
   TableEntry* entry = table.add(std::move(contribution), needed, now);
   if (entry == nullptr) {
     violation(speaker, what + " twice", now);
+    return;
+  }
+  if (table.size() > wire::Limits::kMaxItems) {
+    violation(speaker,
+              what + " beyond " + std::to_string(wire::Limits::kMaxItems) + " operations that wait",
+              now);
     return;
   }
   if (entry->complete()) {

@@ -35,6 +35,7 @@ struct Node::State {
   struct Pending {
     uint64_t ticket = 0;
     OpKind kind = OpKind::kAllreduce;
+    uint64_t signature = 0;  // of the request as it was submitted
     std::string group;
   };
   std::unordered_map<TensorKey, Pending, TensorKeyHash> pending;
@@ -101,6 +102,7 @@ struct Node::State {
   void apply(wire::Decision decision, TimeUs now);
   void apply_response(wire::Response response, bool cached);
   void apply_error(const wire::Response& response);
+  std::string objection(const wire::Response& response) const;
   void begin_shutdown(const std::string& reason);
   void fail(const wire::Fault& fault, int source, TimeUs now);
   void violation(int peer, const std::string& what, TimeUs now);

@@ -1,7 +1,9 @@
 // TensorKey: what an operation is matched by across ranks: its process set and its name.
 #pragma once
 
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -26,6 +28,19 @@ struct TensorKeyHash {
            (static_cast<size_t>(key.process_set) * 0x9E3779B97F4A7C15U);
   }
 };
+
+// A digest of what is asked for, but for names: equal requests have equal signatures.
+inline uint64_t signature_of(const wire::Request& request) {
+  uint64_t digest = 14695981039346656037U;
+  const auto mix = [&digest](uint64_t value) { digest = (digest ^ value) * 1099511628211U; };
+  mix(static_cast<uint64_t>(request.kind) << 24 | static_cast<uint64_t>(request.dtype) << 16 |
+      static_cast<uint64_t>(request.op) << 8 | static_cast<uint64_t>(request.device));
+  mix(static_cast<uint64_t>(request.root_rank));
+  mix(std::bit_cast<uint64_t>(request.prescale));
+  mix(std::bit_cast<uint64_t>(request.postscale));
+  for (int64_t extent : request.shape) mix(static_cast<uint64_t>(extent));
+  return digest;
+}
 
 // `allreduce "layers.0.weight"`: how messages name an operation.
 inline std::string describe(OpKind kind, const std::string& name) {
