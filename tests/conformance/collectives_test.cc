@@ -28,6 +28,7 @@ std::vector<DataType> all_types() {
 }
 std::vector<DataType> types_for(int size) {
   if (size <= 3 || soak()) return all_types();
+  if (size > 4 && size < 8) return {DataType::kInt16, DataType::kBfloat16, DataType::kFloat32};
   return {DataType::kInt8, DataType::kInt64, DataType::kFloat16, DataType::kBfloat16,
           DataType::kFloat32};
 }
@@ -59,25 +60,25 @@ class Collectives : public ::testing::TestWithParam<std::tuple<const khorus_back
   int size() const { return std::get<1>(GetParam()); }
 };
 
-// Runs one allreduce in place or not and compares with what every rank should get.
-void check_allreduce(World& world, const Member::Allreduce& what, bool in_place) {
+// One allreduce out of place and one in place, compared with what every rank should get.
+void check_allreduce(World& world, const Member::Allreduce& what) {
   const std::vector<Bytes> inputs = inputs_of(what.dtype, what.count, world.size());
   const Bytes expected = reduce_in_rank_order(what.dtype, what.op, inputs);
   ASSERT_TRUE(is_close(what.dtype, what.op, inputs, expected)) << "the references disagree";
   world.each([&](Member& member) {
-    SCOPED_TRACE(name_of(what.dtype, what.op, what.count) + (in_place ? " in place" : ""));
+    SCOPED_TRACE(name_of(what.dtype, what.op, what.count));
     const Bytes& input = inputs[static_cast<size_t>(member.rank())];
     Bytes memory = input;
     Bytes output(input.size(), std::byte{0x5a});
-    void* to = in_place ? memory.data() : output.data();
-    const Status status = member.allreduce(what, memory.data(), to);
+    Status status = member.allreduce(what, memory.data(), output.data());
     ASSERT_TRUE(status.ok()) << status.to_string();
+    EXPECT_EQ(memory, input) << "the input was written to";
     // Both backends promise the bits of a sum in rank order; equal to one reference on all ranks
-    // also means equal to each other.
-    EXPECT_EQ(in_place ? memory : output, expected);
-    if (!in_place) {
-      EXPECT_EQ(memory, input) << "the input was written to";
-    }
+    // and in both runs also means equal to each other.
+    EXPECT_EQ(output, expected);
+    status = member.allreduce(what, memory.data(), memory.data());
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    EXPECT_EQ(memory, expected) << "in place";
   });
 }
 
@@ -87,10 +88,8 @@ TEST_P(Collectives, Allreduce) {
   for (const DataType dtype : types_for(size())) {
     for (const ReduceOp op : kOps) {
       for (const size_t count : counts_for(size())) {
-        for (const bool in_place : {false, true}) {
-          check_allreduce(world, {dtype, op, count}, in_place);
-          if (HasFatalFailure()) return;
-        }
+        check_allreduce(world, {dtype, op, count});
+        if (HasFatalFailure()) return;
       }
     }
   }
@@ -98,12 +97,13 @@ TEST_P(Collectives, Allreduce) {
 
 // Sizes around the limits between the algorithms, and one of several segments with a remainder.
 TEST_P(Collectives, AllreduceOfManySizes) {
+  if (size() > 4 && size() < 8 && !soak()) GTEST_SKIP() << "in soak only";
   World world(backend(), {.size = size()});
   world.connect();
   for (const size_t count : {size_t{2339}, size_t{2340}, size_t{8187}, size_t{8188}, size_t{8189},
                              size_t{16384}, size_t{524288}, size_t{3 * 524288 + 5}}) {
-    check_allreduce(world, {DataType::kInt32, ReduceOp::kSum, count}, true);
-    check_allreduce(world, {DataType::kBfloat16, ReduceOp::kSum, count}, false);
+    check_allreduce(world, {DataType::kInt32, ReduceOp::kSum, count});
+    check_allreduce(world, {DataType::kBfloat16, ReduceOp::kSum, count});
   }
 }
 
@@ -185,7 +185,7 @@ TEST_P(Collectives, AllgatherOfRaggedBlocks) {
 TEST_P(Collectives, BroadcastFromEveryRoot) {
   World world(backend(), {.size = size()});
   world.connect();
-  for (const DataType dtype : {DataType::kUint8, DataType::kBfloat16, DataType::kFloat64}) {
+  for (const DataType dtype : {DataType::kUint8, DataType::kFloat64}) {
     for (const size_t count : {size_t{0}, size_t{1}, size_t{7}, size_t{1000}, size_t{300007}}) {
       for (int root = 0; root < size(); ++root) {
         const Bytes expected = make_values(dtype, count, seed_of(dtype, count, root));
@@ -238,8 +238,8 @@ TEST_P(Collectives, SeveralCommunicatorsAtOnce) {
   for (auto& world : worlds) {
     threads.emplace_back([&one = *world] {
       one.connect();
-      check_allreduce(one, {DataType::kFloat32, ReduceOp::kSum, 1000}, true);
-      check_allreduce(one, {DataType::kFloat16, ReduceOp::kSum, 65537}, false);
+      check_allreduce(one, {DataType::kFloat32, ReduceOp::kSum, 1000});
+      check_allreduce(one, {DataType::kFloat16, ReduceOp::kSum, 65537});
     });
   }
 }

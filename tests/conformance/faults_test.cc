@@ -99,7 +99,6 @@ TEST_P(Faults, AbortFreesARunThatMovesData) {
       std::this_thread::yield();
       EXPECT_EQ(std::count(data.begin(), data.end(), -1.0f),
                 static_cast<std::ptrdiff_t>(data.size()));
-      member.disconnect();
     });
     EXPECT_LT(Clock::now() - aborted_at, kBound);
   }
