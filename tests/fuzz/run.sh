@@ -1,0 +1,73 @@
+#!/bin/sh
+# Builds the fuzzers with clang (the rest of the project is built with g++) and runs each of them.
+#
+#   tests/fuzz/run.sh BUILD_FOLDER            all fuzzers, 2 minutes together, an hour with
+#                                             KHORUS_TEST_SOAK=1; KHORUS_FUZZ_SECONDS overrides
+#   tests/fuzz/run.sh BUILD_FOLDER codec      one of them
+#   tests/fuzz/run.sh BUILD_FOLDER --corpus   writes the seeds of tests/fuzz/corpus anew
+#
+# An input that breaks something is left in BUILD_FOLDER as crash-..., oom-... or timeout-...; run
+# the fuzzer with that file as its argument to see it again. Exit code 77: there is no clang here.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+build=${1:?usage: run.sh BUILD_FOLDER [fuzzer]}
+fuzzers=${2:-codec config handshake node store}
+mkdir -p "$build"
+
+clang=$(command -v clang++-14 || command -v clang++ || true)
+if [ -z "$clang" ]; then
+  echo "skipped: there is no clang++ here (Debian: clang-14 and libclang-rt-14-dev)"
+  exit 77
+fi
+if ! echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
+  "$clang" -fsanitize=fuzzer,address -x c++ - -o "$build/probe" 2>"$build/probe.log"; then
+  echo "skipped: $clang cannot link -fsanitize=fuzzer (Debian: libclang-rt-14-dev)"
+  exit 77
+fi
+
+cd "$root"
+flags="-std=c++20 -O1 -g -I. -Icore/include -fno-omit-frame-pointer"
+checks="-fsanitize=address,undefined -fno-sanitize-recover=all"
+sources="$(ls core/wire/*.cc core/protocol/*.cc) core/base/assert.cc core/base/status.cc
+         core/base/types.cc core/base/log.cc core/base/config.cc core/base/config_table.cc
+         core/base/knob_value.cc core/net/authentication.cc core/net/frame_seal.cc
+         core/net/job_key.cc core/net/mac.cc core/net/store_protocol.cc"
+
+# Objects are made anew when any source or header is newer: nothing finer is worth it here.
+mkdir -p "$build/objects"
+stamp="$build/objects/stamp"
+if [ ! -e "$stamp" ] || [ -n "$(find core tests/fuzz -newer "$stamp" -name '*.[ch]*' | head -1)" ]; then
+  echo "$sources" | tr -s ' ' '\n' | xargs -P 2 -I{} sh -c \
+    "$clang $flags $checks -fsanitize=fuzzer-no-link -c {} -o $build/objects/\$(echo {} | tr / _).o"
+  touch "$stamp"
+fi
+objects=$(echo "$sources" | tr -s ' ' '\n' | tr / _ | sed "s|^|$build/objects/|; s|\$|.o|")
+
+if [ "$fuzzers" = --corpus ]; then
+  # shellcheck disable=SC2086
+  "$clang" $flags $checks tests/fuzz/make_corpus.cc $objects -lcrypto -o "$build/make_corpus"
+  exec "$build/make_corpus" tests/fuzz/corpus
+fi
+
+total=120
+[ "${KHORUS_TEST_SOAK:-}" = 1 ] && total=3600
+count=$(echo "$fuzzers" | wc -w)
+seconds=$((${KHORUS_FUZZ_SECONDS:-$total} / count))
+for fuzzer in $fuzzers; do
+  # shellcheck disable=SC2086
+  "$clang" $flags $checks -fsanitize=fuzzer "tests/fuzz/fuzz_$fuzzer.cc" $objects -lcrypto \
+    -o "$build/fuzz_$fuzzer"
+done
+for fuzzer in $fuzzers; do
+  mkdir -p "$build/corpus/$fuzzer"
+  if ! "$build/fuzz_$fuzzer" -max_total_time=$seconds -timeout=10 -rss_limit_mb=1024 \
+    -malloc_limit_mb=256 -max_len=4096 -print_final_stats=1 -verbosity=0 -print_funcs=0 \
+    -artifact_prefix="$build/" "$build/corpus/$fuzzer" "tests/fuzz/corpus/$fuzzer" \
+    >"$build/$fuzzer.log" 2>&1; then
+    tail -n 60 "$build/$fuzzer.log"
+    echo "fuzz_$fuzzer found something; see again: $build/fuzz_$fuzzer $build/(crash|oom|timeout)-..."
+    exit 1
+  fi
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$fuzzer.log")
+  echo "fuzz_$fuzzer: $runs inputs in $seconds s, nothing found"
+done
