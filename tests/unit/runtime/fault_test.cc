@@ -20,7 +20,7 @@ using testing::HasSubstr;
 using Clock = std::chrono::steady_clock;
 
 class Fault : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Runtime, Fault, testing::Values("local", "gloo"),
+INSTANTIATE_TEST_SUITE_P(Runtime, Fault, testing::ValuesIn(kBackends),
                          [](const auto& tested) { return tested.param; });
 
 // Waiters in negotiation, and one rank that is severed: at every place of the tree.
@@ -93,7 +93,7 @@ TEST_P(Fault, BreaksABusyDataPlane) {
 }
 
 TEST(FaultOverTcp, ADestroyedWorldIsNotedByTheOthers) {
-  Ranks ranks(3, {"gloo", true});
+  Ranks ranks(3, {kBackends.back(), true});
   ranks.run([](Engine& engine) {
     std::vector<float> values(8, 1);
     ASSERT_TRUE(engine.allreduce_async("x", view_of(values), view_of(values), {})->wait().ok());

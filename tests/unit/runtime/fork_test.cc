@@ -49,14 +49,14 @@ TEST_P(Fork, EveryMethodRefuses) {
   EXPECT_TRUE(in_forked_child([&] {
     Engine& engine = *engines[0];
     const TensorView view = view_of(values);
-    bool good =
-        says_forked(engine.allreduce_async("x", view, view, {})->wait()) &&
-        says_forked(engine.allgather_async("x", view)->wait()) &&
-        says_forked(engine.broadcast_async("x", view, view, 0)->wait()) &&
-        says_forked(engine.grouped_allreduce_async("x", {{"y", view, view}}, {})[0]->wait()) &&
-        says_forked(engine.barrier_async()->wait()) && says_forked(engine.health()) &&
-        says_forked(engine.start_timeline("/nowhere")) && says_forked(engine.stop_timeline()) &&
-        engine.rank() == 0;
+    const std::vector<NamedTensor> members(1, NamedTensor{"y", view, view});
+    bool good = says_forked(engine.allreduce_async("x", view, view, {})->wait()) &&
+                says_forked(engine.allgather_async("x", view)->wait()) &&
+                says_forked(engine.broadcast_async("x", view, view, 0)->wait()) &&
+                says_forked(engine.grouped_allreduce_async("x", members, {})[0]->wait()) &&
+                says_forked(engine.barrier_async()->wait()) && says_forked(engine.health()) &&
+                says_forked(engine.start_timeline("/nowhere")) &&
+                says_forked(engine.stop_timeline()) && engine.rank() == 0;
     good = good && pending->wait().code() == StatusCode::kUnavailable;
     good = good && engine.stats().operations_done == 0;
     engine.shutdown();

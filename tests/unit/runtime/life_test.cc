@@ -132,7 +132,7 @@ TEST(Start, TimesOutNamingWhoDidNotCome) {
 }
 
 TEST(Start, OverTcpTimesOutToo) {
-  Ranks ranks(2, {"gloo", true},
+  Ranks ranks(2, {kBackends.back(), true},
               [](EngineOptions* options) { options->config.start_timeout_s = 0.5; });
   const auto engine = Engine::create(ranks.options(0));
   ASSERT_FALSE(engine.ok());

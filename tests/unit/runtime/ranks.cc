@@ -24,6 +24,15 @@ int pipe_with(const net::JobKey& key) {
 
 }  // namespace
 
+std::vector<Transport> transports() {
+  std::vector<Transport> all;
+  for (const std::string& backend : kBackends) {
+    all.push_back({backend, false});
+    all.push_back({backend, true});
+  }
+  return all;
+}
+
 Ranks::Ranks(int size, Transport transport, Tweak tweak)
     : size_(size), transport_(std::move(transport)), tweak_(std::move(tweak)) {
   net::JobKey key;

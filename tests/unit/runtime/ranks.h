@@ -20,10 +20,15 @@ struct Transport {
 inline std::ostream& operator<<(std::ostream& out, const Transport& transport) {
   return out << transport.backend << (transport.tcp ? "_tcp" : "");
 }
-inline const std::vector<Transport>& transports() {
-  static const std::vector<Transport> kAll = {{"local", false}, {"gloo", false}, {"gloo", true}};
-  return kAll;
-}
+// Debian's Gloo is not built for ThreadSanitizer, which sees races where it cannot see the locks.
+#if defined(__SANITIZE_THREAD__)
+inline const std::vector<std::string> kBackends = {"local"};
+#else
+inline const std::vector<std::string> kBackends = {"local", "gloo"};
+#endif
+
+// Every backend over every kind of control channel.
+std::vector<Transport> transports();
 
 // A job of `size` ranks. Its engines can be made any number of times.
 class Ranks {

@@ -59,7 +59,7 @@ std::map<std::string, int> events_of(const std::string& path) {
 TEST(Timeline, OfAnEngine) {
   const Folder folder;
   const std::string path = folder / "trace.json";
-  Ranks ranks(2, {"gloo", false}, [&](EngineOptions* options) {
+  Ranks ranks(2, {kBackends.back(), false}, [&](EngineOptions* options) {
     options->config.timeline = path;
     options->config.timeline_mark_cycles = true;
   });
@@ -73,15 +73,16 @@ TEST(Timeline, OfAnEngine) {
     ASSERT_TRUE(engine.broadcast_async("c", view_of(a), view_of(a), 0)->wait().ok());
     ASSERT_TRUE(engine.barrier_async()->wait().ok());
   });
+  const std::string backend = kBackends.back() == "gloo" ? "GLOO_" : "LOCAL_";
   for (const std::string& file : {path, path + ".1"}) {
     auto events = events_of(file);
     EXPECT_EQ(events["NEGOTIATE_ALLREDUCE"], 6);
     EXPECT_EQ(events["ALLREDUCE"], 6);
     EXPECT_EQ(events["QUEUE"], 7);
     EXPECT_EQ(events["MEMCPY_IN_FUSION_BUFFER"], 6);
-    EXPECT_EQ(events["GLOO_ALLREDUCE"], 6);
+    EXPECT_EQ(events[backend + "ALLREDUCE"], 6);
     EXPECT_EQ(events["MEMCPY_OUT_FUSION_BUFFER"], 6);
-    EXPECT_EQ(events["GLOO_BROADCAST"], 1);
+    EXPECT_EQ(events[backend + "BROADCAST"], 1);
     EXPECT_EQ(events["NEGOTIATE_BARRIER"], 1);
     EXPECT_GE(events["CYCLE_START"], 5);
   }
