@@ -107,7 +107,7 @@ void print_table(const std::vector<Sample>& samples) {
     const double algorithm = static_cast<double>(sample.bytes) / time / 1e3;  // GB/s
     const double bus = algorithm * 2 * (khorus::size() - 1) / khorus::size();
     std::printf("%12zu %11zu %8s %6s %10.1f %8.3f %8.3f %7llu\n", sample.bytes, sample.bytes / 4,
-                "float", "sum", time, algorithm, bus,
+                "float", "avg", time, algorithm, bus,
                 static_cast<unsigned long long>(sample.wrong));
   }
 }

@@ -30,7 +30,12 @@ def run(
     if ranks > 1:
         environment["KHORUS_BACKEND"] = backend
     return subprocess.run(
-        words, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        words,
+        env=environment,
+        capture_output=True,
+        encoding="latin-1",  # any byte may be generated
+        timeout=TIMEOUT_S,
+        check=False,
     )
 
 
@@ -78,6 +83,7 @@ def make_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 TINY = ["--layers", 2, "--width", 32, "--heads", 2, "--context", 32, "--batch", 4, "--warmup", 5]
 TINY += ["--log-every", 1, "--eval-every", 10, "--eval-windows", 16, "--steps", 30]
+TINY += ["--learning-rate", 0.02]
 
 
 def metrics(folder: Path) -> list[tuple[int, str, float]]:
