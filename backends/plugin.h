@@ -88,6 +88,11 @@ struct Edge {
   static int32_t open(const khorus_group* group, khorus_comm** comm, khorus_error* error) {
     *comm = nullptr;
     return guard(error, [&]() -> Status {
+      if (group->struct_size < sizeof(khorus_group) ||
+          group->host->struct_size < sizeof(khorus_host)) {
+        return Status(StatusCode::kUnavailable,
+                      "the engine is older than this backend; install both from one build");
+      }
       Result<std::unique_ptr<Communicator>> opened = Communicator::open(*group);
       if (!opened) return opened.status();
       *comm = reinterpret_cast<khorus_comm*>(opened.value().release());

@@ -6,6 +6,7 @@
 #include "backends/gloo/interface.h"
 #include "backends/gloo/no_sigpipe.h"
 #include "backends/plugin.h"
+#include "khorus/options.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::gloo {
@@ -43,6 +44,7 @@ Communicator::Communicator(const khorus_group& group, const std::string& interfa
     : global_ranks_(group.global_ranks, group.global_ranks + group.size),
       hosts_(group.hosts, group.hosts + group.size),
       timeout_ms_(group.timeout_ms),
+      interface_(interface),
       host_(group.host),
       mesh_({.rank = group.rank,
              .size = group.size,
@@ -70,6 +72,7 @@ Status Communicator::meet() {
     const Result<Exchanged> cards = exchange(*host_, "gloo", card, mesh_.size());
     if (!cards) return cards.status();
     mesh_.connect(*cards);
+    log_where();
   } catch (const Failure& failure) {
     mesh_.give_up();
     return explain(failure, "connecting");
@@ -78,6 +81,16 @@ Status Communicator::meet() {
                   std::string("cannot connect the group: ") + error.what());
   }
   return {};
+}
+
+// Once per group: what Gloo carries is neither encrypted nor authenticated.
+void Communicator::log_where() const {
+  if (mesh_.rank() != 0 || host_->log == nullptr) return;
+  const std::string text = interface_.empty()
+                               ? "gloo: connected over loopback"
+                               : "gloo: connected over " + interface_ +
+                                     "; tensors travel unencrypted, use a network you trust";
+  host_->log(host_->engine, static_cast<int32_t>(LogLevel::kInfo), text.c_str());
 }
 
 Status Communicator::run(const khorus_op& op) {

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +30,7 @@ class Communicator {
  private:
   Communicator(const khorus_group& group, const std::string& interface);
   Status meet();
+  void log_where() const;
   void run_collective(const khorus_op& op);
   // `doing`: "connecting", "an allreduce of 7 float32".
   Status explain(const Failure& failure, const std::string& doing) const;
@@ -39,6 +39,7 @@ class Communicator {
   const std::vector<int32_t> global_ranks_;
   const std::vector<std::string> hosts_;
   const int64_t timeout_ms_;
+  const std::string interface_;
   const khorus_host* const host_;
   Mesh mesh_;
   Collectives collectives_;
