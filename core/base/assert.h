@@ -7,9 +7,9 @@ namespace khorus::base {
                                    const char* message) noexcept;
 }  // namespace khorus::base
 
-#define KHORUS_ASSERT(condition, message)                                               \
-  do {                                                                                  \
-    if (!(condition)) [[unlikely]] {                                                    \
-      ::khorus::base::assertion_failed(#condition, __FILE__, __LINE__, message);        \
-    }                                                                                   \
+#define KHORUS_ASSERT(condition, message)                                        \
+  do {                                                                           \
+    if (!(condition)) [[unlikely]] {                                             \
+      ::khorus::base::assertion_failed(#condition, __FILE__, __LINE__, message); \
+    }                                                                            \
   } while (false)

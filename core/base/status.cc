@@ -5,17 +5,28 @@ namespace khorus {
 
 std::string_view status_code_name(StatusCode code) noexcept {
   switch (code) {
-    case StatusCode::kOk: return "ok";
-    case StatusCode::kInvalidArgument: return "invalid argument";
-    case StatusCode::kMismatch: return "mismatch";
-    case StatusCode::kDuplicateName: return "duplicate name";
-    case StatusCode::kPeerLost: return "peer lost";
-    case StatusCode::kAborted: return "aborted";
-    case StatusCode::kShutdown: return "shutdown";
-    case StatusCode::kUnavailable: return "unavailable";
-    case StatusCode::kTimeout: return "timeout";
-    case StatusCode::kPermissionDenied: return "permission denied";
-    case StatusCode::kInternal: return "internal error";
+    case StatusCode::kOk:
+      return "ok";
+    case StatusCode::kInvalidArgument:
+      return "invalid argument";
+    case StatusCode::kMismatch:
+      return "mismatch";
+    case StatusCode::kDuplicateName:
+      return "duplicate name";
+    case StatusCode::kPeerLost:
+      return "peer lost";
+    case StatusCode::kAborted:
+      return "aborted";
+    case StatusCode::kShutdown:
+      return "shutdown";
+    case StatusCode::kUnavailable:
+      return "unavailable";
+    case StatusCode::kTimeout:
+      return "timeout";
+    case StatusCode::kPermissionDenied:
+      return "permission denied";
+    case StatusCode::kInternal:
+      return "internal error";
   }
   return "unknown status";
 }

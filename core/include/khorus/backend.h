@@ -1,15 +1,15 @@
 /* The contract between the engine and a data-plane backend, in C.
  *
  * A backend is a plugin: a shared object `libkhorus_backend_NAME.so` that exports
- * `khorus_backend_entry` and nothing else. What crosses this boundary is plain data: no C++ type, no
- * exception, and no memory that one side allocates and the other frees. Structs start with their
+ * `khorus_backend_entry` and nothing else. What crosses this boundary is plain data: no C++ type,
+ * no exception, and no memory that one side allocates and the other frees. Structs start with their
  * size; a side reads no field beyond the size the other side gave. backends/README.md explains each
  * rule with its reason, and tests/conformance checks it.
  *
- * Thread rule: `open`, `connect`, `run` and `disconnect` of one communicator are called by one thread at a
- * time (an executor, or a user's thread that runs the collective itself); different communicators
- * may be used at once. `abort` may be called from any thread at any time, also while `run` or
- * `connect` blocks, and makes them return an error within a second.
+ * Thread rule: `open`, `connect`, `run` and `disconnect` of one communicator are called by one
+ * thread at a time (an executor, or a user's thread that runs the collective itself); different
+ * communicators may be used at once. `abort` may be called from any thread at any time, also while
+ * `run` or `connect` blocks, and makes them return an error within a second.
  */
 #ifndef KHORUS_BACKEND_H_
 #define KHORUS_BACKEND_H_
@@ -34,7 +34,7 @@ typedef struct khorus_error {
 /* khorus::OpKind, khorus::DataType, khorus::ReduceOp, khorus::DeviceKind by value. */
 typedef struct khorus_op {
   uint32_t struct_size;
-  uint8_t kind;      /* kAllreduce, kAllgather, kBroadcast */
+  uint8_t kind; /* kAllreduce, kAllgather, kBroadcast */
   uint8_t dtype;
   uint8_t reduce_op; /* allreduce: kSum, kMin, kMax, kProduct. Never kAverage: the engine scales. */
   uint8_t device;
@@ -43,9 +43,9 @@ typedef struct khorus_op {
   uint64_t sequence; /* counts the operations of this communicator from 0; equal on all ranks */
   const void* input; /* may equal output */
   void* output;
-  uint64_t count;    /* allreduce, broadcast: elements; allgather: elements this rank contributes */
+  uint64_t count; /* allreduce, broadcast: elements; allgather: elements this rank contributes */
   const uint64_t* counts; /* allgather: elements by group rank (size entries), else NULL */
-  void* stream;      /* device backends: enqueue here; NULL on the CPU, where `run` blocks */
+  void* stream;           /* device backends: enqueue here; NULL on the CPU, where `run` blocks */
 } khorus_op;
 
 /* What the engine lends to a backend while a communicator lives. */
@@ -82,7 +82,7 @@ typedef struct khorus_backend {
   uint32_t struct_size;
   uint32_t abi_version; /* KHORUS_BACKEND_ABI */
   const char* name;
-  const char* version;  /* of what carries the data, for --check-build */
+  const char* version; /* of what carries the data, for --check-build */
 
   /* Whether this backend can run here at all. Returns 0, or a code with the reason in `error`.
    * Cheap; called before any connect. */
@@ -92,9 +92,9 @@ typedef struct khorus_backend {
   /* Whether all ranks of the group must be in one process (`local`). */
   int32_t in_process_only;
 
-  /* Makes a communicator that is not connected yet. Local and quick: no blocking, no traffic. Copies
-   * what it needs of `group` (but `group->host` stays valid until disconnect). On failure *comm is
-   * NULL and nothing is left behind. */
+  /* Makes a communicator that is not connected yet. Local and quick: no blocking, no traffic.
+   * Copies what it needs of `group` (but `group->host` stays valid until disconnect). On failure
+   * *comm is NULL and nothing is left behind. */
   int32_t (*open)(const khorus_group* group, khorus_comm** comm, khorus_error* error);
   /* Collective: meets the other ranks of the group, through host->exchange. Blocks. */
   int32_t (*connect)(khorus_comm* comm, khorus_error* error);
@@ -102,7 +102,8 @@ typedef struct khorus_backend {
    * `output` is complete on this rank. After an error the communicator accepts only `abort` and
    * `disconnect`, and output is unspecified. */
   int32_t (*run)(khorus_comm* comm, const khorus_op* op, khorus_error* error);
-  /* Makes every blocked and later `connect` and `run` fail with kAborted and this reason. Idempotent. */
+  /* Makes every blocked and later `connect` and `run` fail with kAborted and this reason.
+   * Idempotent. */
   void (*abort)(khorus_comm* comm, const char* reason);
   /* Frees everything. Not collective. No other call of this comm may be under way. */
   void (*disconnect)(khorus_comm* comm);

@@ -40,17 +40,17 @@ struct KHORUS_API Config {
   int64_t max_in_flight = 2;
   // Place and meeting
   int64_t rank = -1, size = -1, local_rank = -1, local_size = -1, cross_rank = -1, cross_size = -1;
-  std::string store;           // "host:port" of the rendezvous store
-  std::string job_id;          // names the job in the store and in handshakes
-  int64_t key_fd = -1;         // descriptor from which the job key (32 bytes) is read, then closed
-  std::string key_file;        // file with the job key as 64 hex digits
-  int64_t status_fd = -1;      // descriptor of this rank's status page (core/base/status_page.h)
+  std::string store;       // "host:port" of the rendezvous store
+  std::string job_id;      // names the job in the store and in handshakes
+  int64_t key_fd = -1;     // descriptor from which the job key (32 bytes) is read, then closed
+  std::string key_file;    // file with the job key as 64 hex digits
+  int64_t status_fd = -1;  // descriptor of this rank's status page (core/base/status_page.h)
   std::string network_interface;
   double start_timeout_s = 30;
   double shutdown_timeout_s = 30;
   // Data plane
-  std::string backend;         // "auto", "local", "gloo", ...
-  std::string backend_path;    // extra directory with backend plugins
+  std::string backend;       // "auto", "local", "gloo", ...
+  std::string backend_path;  // extra directory with backend plugins
   double gloo_timeout_s = 300;
   // Watching
   bool stall_check_disable = false;

@@ -1,8 +1,8 @@
 // Status and Result: how every operation of Khorus says whether it worked.
 //
 // A Status is a value: copy it, move it, keep it. It is immutable once made, so any thread may read
-// one. Operating errors (a lost peer, a mismatch between ranks, a bad argument) are Status values in
-// core; they become exceptions only at the edges (khorus.h, torch.h, Python).
+// one. Operating errors (a lost peer, a mismatch between ranks, a bad argument) are Status values
+// in core; they become exceptions only at the edges (khorus.h, torch.h, Python).
 #pragma once
 
 #include <cstdint>
@@ -20,16 +20,16 @@ namespace khorus {
 // the backends (backend.h): append, never renumber.
 enum class StatusCode : uint8_t {
   kOk = 0,
-  kInvalidArgument = 1,  // the caller's own argument is wrong; nothing was sent
-  kMismatch = 2,         // ranks submitted the same name with different attributes
-  kDuplicateName = 3,    // the name is already in flight on this rank
-  kPeerLost = 4,         // a rank died; lost_rank() names it
-  kAborted = 5,          // the job's data plane failed without a rank having died
-  kShutdown = 6,         // shutdown() was called here or on another rank
-  kUnavailable = 7,      // something needed is not there (backend, interface, key, store)
-  kTimeout = 8,          // a bounded wait ended
-  kPermissionDenied = 9, // a handshake or a MAC did not verify
-  kInternal = 10,        // a bug in Khorus
+  kInvalidArgument = 1,   // the caller's own argument is wrong; nothing was sent
+  kMismatch = 2,          // ranks submitted the same name with different attributes
+  kDuplicateName = 3,     // the name is already in flight on this rank
+  kPeerLost = 4,          // a rank died; lost_rank() names it
+  kAborted = 5,           // the job's data plane failed without a rank having died
+  kShutdown = 6,          // shutdown() was called here or on another rank
+  kUnavailable = 7,       // something needed is not there (backend, interface, key, store)
+  kTimeout = 8,           // a bounded wait ended
+  kPermissionDenied = 9,  // a handshake or a MAC did not verify
+  kInternal = 10,         // a bug in Khorus
 };
 
 // "mismatch", "peer lost", ...: the words that begin an error message.
@@ -64,7 +64,8 @@ class [[nodiscard]] Result {
  public:
   Result(T value) : value_(std::move(value)) {}         // NOLINT: implicit by design
   Result(Status status) : status_(std::move(status)) {  // NOLINT: implicit by design
-    if (status_.ok()) status_ = Status(StatusCode::kInternal, "a Result was made from an ok Status");
+    if (status_.ok())
+      status_ = Status(StatusCode::kInternal, "a Result was made from an ok Status");
   }
 
   bool ok() const noexcept { return value_.has_value(); }

@@ -68,12 +68,12 @@ KHORUS_API size_t element_size(DataType dtype) noexcept;
 // Number of elements: the product of the extents; 1 for a scalar.
 KHORUS_API int64_t element_count(const Shape& shape) noexcept;
 
-KHORUS_API std::string_view to_string(DataType dtype) noexcept;    // "float32"
-KHORUS_API std::string_view to_string(ReduceOp op) noexcept;       // "sum"
-KHORUS_API std::string_view to_string(OpKind kind) noexcept;       // "allreduce"
-KHORUS_API std::string_view to_string(DeviceKind kind) noexcept;   // "cpu"
-KHORUS_API std::string to_string(const Shape& shape);              // "[4096,1024]"
-KHORUS_API std::string to_string(const Device& device);            // "cuda:1"
+KHORUS_API std::string_view to_string(DataType dtype) noexcept;   // "float32"
+KHORUS_API std::string_view to_string(ReduceOp op) noexcept;      // "sum"
+KHORUS_API std::string_view to_string(OpKind kind) noexcept;      // "allreduce"
+KHORUS_API std::string_view to_string(DeviceKind kind) noexcept;  // "cpu"
+KHORUS_API std::string to_string(const Shape& shape);             // "[4096,1024]"
+KHORUS_API std::string to_string(const Device& device);           // "cuda:1"
 
 // A tensor that somebody else owns: contiguous, row-major memory.
 //
