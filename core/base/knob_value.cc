@@ -81,34 +81,37 @@ std::optional<LogLevel> parse_level(const std::string& text) {
 }
 
 template <class T>
-std::optional<KnobValue> as_value(const std::optional<T>& parsed) {
-  if (!parsed) return std::nullopt;
-  return KnobValue(*parsed);
+bool assign(const std::optional<T>& parsed, KnobValue* value) {
+  if (parsed) *value = *parsed;
+  return parsed.has_value();
 }
 
-std::optional<KnobValue> parse_by_type(KnobType type, std::string_view text) {
+// False: `text` is no value of this type.
+bool parse_by_type(KnobType type, std::string_view text, KnobValue* value) {
   constexpr Unit kNoUnit[] = {{"", 1}};
   switch (type) {
     case KnobType::kBool:
-      return as_value(parse_bool(lower(text)));
+      return assign(parse_bool(lower(text)), value);
     case KnobType::kInteger:
-      return as_value(parse_integer(text));
+      return assign(parse_integer(text), value);
     case KnobType::kReal:
-      return as_value(parse_number(text, kNoUnit));
+      return assign(parse_number(text, kNoUnit), value);
     case KnobType::kBytes:
-      return as_value(parse_bytes(text));
+      return assign(parse_bytes(text), value);
     case KnobType::kMilliseconds:
-      return as_value(parse_number(text, kMillisecondUnits));
+      return assign(parse_number(text, kMillisecondUnits), value);
     case KnobType::kSeconds:
-      return as_value(parse_number(text, kSecondUnits));
+      return assign(parse_number(text, kSecondUnits), value);
     case KnobType::kText:
-      return KnobValue(std::string(text));
+      *value = std::string(text);
+      return true;
     case KnobType::kName:
-      return KnobValue(lower(text));
+      *value = lower(text);
+      return true;
     case KnobType::kLevel:
-      return as_value(parse_level(lower(text)));
+      return assign(parse_level(lower(text)), value);
   }
-  return std::nullopt;
+  return false;
 }
 
 bool below(const KnobValue& value, double minimum) {
@@ -184,12 +187,13 @@ std::string expectation(const Knob& knob) {
 
 Result<KnobValue> parse_knob(const Knob& knob, std::string_view source, std::string_view text) {
   const bool literal = knob.type == KnobType::kText;
-  std::optional<KnobValue> value = parse_by_type(knob.type, literal ? text : trimmed(text));
-  if (!value || below(*value, knob.minimum)) {
+  KnobValue value;
+  const bool parsed = parse_by_type(knob.type, literal ? text : trimmed(text), &value);
+  if (!parsed || below(value, knob.minimum)) {
     return Status(StatusCode::kInvalidArgument, std::string(source) + "=\"" + std::string(text) +
                                                     "\": expected " + expectation(knob));
   }
-  return *std::move(value);
+  return value;
 }
 
 std::string nearest_variable(std::string_view variable) {
