@@ -319,6 +319,31 @@ TEST(Lifetime, AnOptimizerMayBeDestroyedWhileWorksAreUnderWay) {
   });
 }
 
+class CountingHook : public ::torch::autograd::PostAccumulateGradHook {
+ public:
+  explicit CountingHook(int& calls) : calls_(calls) {}
+  void operator()(const Tensor&) override { ++calls_; }
+
+ private:
+  int& calls_;
+};
+
+TEST(Lifetime, AHookThatWasThereBeforeIsCalledAndStays) {
+  run_world({2}, [](Engine& engine) {
+    int calls = 0;
+    const Tensor w = leaf({0.0});
+    ::torch::autograd::impl::set_post_acc_grad_hooks(w, std::make_unique<CountingHook>(calls));
+    {
+      DistributedOptimizer optimizer(plain_sgd({w}), {{"w", w}}, on(engine));
+      w.sum().backward();
+      EXPECT_EQ(calls, 1);
+      optimizer.step();
+    }
+    w.sum().backward();
+    EXPECT_EQ(calls, 2);
+  });
+}
+
 TEST(Lifetime, TheNextOptimizerOfAModelTakesOver) {
   run_world({2}, [](Engine& engine) {
     const Tensor w = leaf({0.0});
