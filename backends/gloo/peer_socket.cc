@@ -3,7 +3,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -39,7 +41,8 @@ bool names_of(int fd, SocketName& local, SocketName& remote) {
   socklen_t length = sizeof(local);
   if (::getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) != 0) return false;
   length = sizeof(remote);
-  return ::getpeername(fd, reinterpret_cast<sockaddr*>(&remote), &length) == 0;
+  // Not getpeername(): here that one names peers that are gone, too (peer_name.cc).
+  return ::syscall(SYS_getpeername, fd, &remote, &length) == 0;
 }
 
 bool is_end_of(int fd, const ListeningNames& pair) {
