@@ -35,6 +35,7 @@ void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
     for (const Submission& s : submissions) out.completions.push_back({s.ticket, refusal, {}});
     return;
   }
+  std::vector<wire::Contribution> contributions;
   for (Submission& submission : submissions) {
     wire::Request& request = submission.request;
     last_submitted = describe(request);
@@ -53,7 +54,11 @@ void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
     const ResponseCache::Entry* known = cache.find(key_of(request));
     if (known != nullptr && known->tensor.request == request) ++stats.submitted_from_cache;
     contribution.request = std::move(request);
-    add_contribution(std::move(contribution), now);
+    contributions.push_back(std::move(contribution));
+  }
+  // All are pending before the first is added: a fault then ends all of them.
+  for (wire::Contribution& contribution : contributions) {
+    if (!faulted) add_contribution(std::move(contribution), now);
   }
 }
 
