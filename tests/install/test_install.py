@@ -105,10 +105,15 @@ def test_no_transport_or_framework_is_linked_where_it_must_not_be(prefix: Path) 
         assert not re.search(r"lib(torch|c10)", dynamic_section(plugin)), plugin
 
 
+# Beside its entry, a plugin may export only what it stands in for so that its own transport library binds to it.
+STAND_INS = {"khorus_gloo.so": {"getpeername"}}
+
+
 def test_plugins_export_their_entry_alone(prefix: Path) -> None:
     for plugin in (prefix / "lib/khorus").iterdir():
         lines = run("nm", "--dynamic", "--defined-only", plugin).splitlines()
-        assert {line.split()[-1].split("@")[0] for line in lines} == {"khorus_backend_entry"}
+        exported = {line.split()[-1].split("@")[0] for line in lines}
+        assert exported == {"khorus_backend_entry"} | STAND_INS.get(plugin.name, set()), plugin
 
 
 def test_the_linker_checks_can_fail() -> None:
