@@ -4,11 +4,12 @@
 // would not see the end of this process. Every socket is therefore registered here, and a
 // pthread_atfork handler replaces each registered descriptor by /dev/null in the child. The number
 // stays taken, so that the child's copies of owning objects can close it without closing a
-// stranger's descriptor.
+// stranger's descriptor. A number that was closed without a word here (a library may close its own
+// socket on an error) and stands for something else by now is left alone.
 //
 // This registry is the one piece of process-wide state in core: fork() acts on the whole process,
 // and a fork handler has no argument through which it could find an engine. It holds descriptor
-// numbers and a counter only, in fixed atomics, so that the handler allocates nothing and takes no
+// numbers, inode numbers and a counter only, in fixed atomics, so that the handler allocates nothing and takes no
 // lock but its own. Backends that open sockets use it too (each plugin links its own copy).
 //
 // Thread rule: every function from any thread.

@@ -7,6 +7,7 @@
 #include "core/protocol/cache_encoding.h"
 #include "core/protocol/fusion_planner.h"
 #include "core/protocol/validator.h"
+#include "core/wire/codec.h"
 
 namespace khorus::protocol {
 namespace {
@@ -131,20 +132,37 @@ FlushState Coordinator::flush_state(const RequestTable& table, int in_flight) co
 }
 
 std::vector<wire::Response> Coordinator::take_ready(const ResponseCache& cache) {
-  std::vector<wire::Response> responses = std::move(errors_);
-  errors_.clear();
+  std::vector<wire::Response> responses;
+  size_t frame_bytes = 0;
+  const auto full = [&] { return frame_bytes >= wire::Limits::kFullFrameBytes; };
+  const auto take = [&](wire::Response&& response) {
+    frame_bytes += wire::size_bound(response);
+    responses.push_back(std::move(response));
+  };
+  size_t errors_taken = 0;
+  while (errors_taken < errors_.size() && !full()) take(std::move(errors_[errors_taken++]));
+  errors_.erase(errors_.begin(), errors_.begin() + static_cast<ptrdiff_t>(errors_taken));
+
   std::stable_sort(ready_.begin(), ready_.end(),
                    [](const Ready& a, const Ready& b) { return a.order < b.order; });
   std::vector<wire::ResponseTensor> tensors;
+  tensors.reserve(ready_.size());
   for (Ready& ready : ready_) tensors.push_back(std::move(ready.tensor));
-  ready_.clear();
+  std::vector<Ready> left;
   for (const auto& bucket : plan_fusion(tensors, options_.fusion_threshold_bytes)) {
+    if (full()) {
+      for (size_t index : bucket) {
+        left.push_back({std::move(tensors[index]), ready_[index].order, ready_[index].since});
+      }
+      continue;
+    }
     wire::Response response;
     for (size_t index : bucket) response.tensors.push_back(std::move(tensors[index]));
     response.process_set = response.tensors.front().request.process_set;
     compress_response(cache, &response);
-    responses.push_back(std::move(response));
+    take(std::move(response));
   }
+  ready_ = std::move(left);
   return responses;
 }
 
@@ -158,7 +176,9 @@ std::optional<wire::Decision> Coordinator::decide(const RequestTable& table,
   if (!verdict.flush) return std::nullopt;
   wire::Decision decision;
   decision.responses = take_ready(cache);
-  if (!leaving_reason_.empty()) {
+  if (!errors_.empty() || !ready_.empty()) {
+    *deadline = now;
+  } else if (!leaving_reason_.empty()) {
     decision.shutdown = true;
     decision.shutdown_reason = leaving_reason_;
     closing_ = true;

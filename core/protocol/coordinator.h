@@ -53,6 +53,7 @@ class Coordinator {
 
   void fail(const TableEntry& entry, const std::string& message);
   void fail_group(const GroupKey& key, const std::string& message);
+  // As much of what is ready as fits into a frame.
   std::vector<wire::Response> take_ready(const ResponseCache& cache);
   FlushState flush_state(const RequestTable& table, int in_flight) const;
 

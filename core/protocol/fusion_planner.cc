@@ -39,7 +39,8 @@ std::vector<std::vector<size_t>> plan_fusion(std::span<const wire::ResponseTenso
         break;
       }
     }
-    if (bucket != nullptr && bucket->bytes + bytes <= threshold_bytes) {
+    if (bucket != nullptr && bucket->bytes + bytes <= threshold_bytes &&
+        plan[bucket->index].size() < kMaxFusedTensors) {
       plan[bucket->index].push_back(i);
       bucket->bytes += bytes;
       continue;

@@ -2,10 +2,12 @@
 #include "core/protocol/node.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/assert.h"
 #include "core/protocol/cache_encoding.h"
 #include "core/protocol/node_state.h"
+#include "core/wire/codec.h"
 
 namespace khorus::protocol {
 
@@ -84,26 +86,38 @@ bool Node::State::subtree_drained() const {
 
 // ---- inner nodes ----
 
+// Appends what `ranks` have submitted, and sends the report if it is full.
+void Node::State::report(const TableEntry& entry, const wire::RankSet& ranks,
+                         wire::Report* news) {
+  const size_t before = news->contributions.size();
+  append_to_report(entry, ranks, entry.needed, cache, sets, news);
+  for (size_t i = before; i < news->contributions.size(); ++i) {
+    report_bytes += wire::size_bound(news->contributions[i]);
+  }
+  if (report_bytes < wire::Limits::kFullFrameBytes) return;
+  send(topology.parent(), std::exchange(*news, wire::Report()));
+  news->applied_sequence = applied;
+  report_bytes = 0;
+}
+
 // Entries that the whole subtree has submitted go to the parent and are forgotten here.
-void Node::State::pass_on(wire::Report* report, TimeUs) {
+void Node::State::pass_on(wire::Report* news) {
   for (const TensorKey& key : to_pass_on) {
     const TableEntry* entry = table.find(key);
     if (entry == nullptr || !entry->complete()) continue;
-    append_to_report(*entry, entry->needed.minus(entry->passed_on), entry->needed, cache, sets,
-                     report);
+    report(*entry, entry->needed.minus(entry->passed_on), news);
     table.erase(key);
   }
   to_pass_on.clear();
 }
 
 // Entries that wait for long are passed on as far as they are, so that the root can see a stall.
-void Node::State::pass_on_overdue(wire::Report* report, TimeUs now) {
+void Node::State::pass_on_overdue(wire::Report* news, TimeUs now) {
   if (hold_us == kNever || now < next_hold) return;
   next_hold = kNever;
   std::vector<TableEntry*> overdue;
   table.for_each([&](TableEntry& entry) {
-    const wire::RankSet news = entry.ranks.minus(entry.passed_on);
-    if (news.empty()) return;
+    if (entry.ranks.minus(entry.passed_on).empty()) return;
     if (now < entry.first_seen + hold_us) {
       next_hold = std::min(next_hold, entry.first_seen + hold_us);
     } else {
@@ -113,8 +127,7 @@ void Node::State::pass_on_overdue(wire::Report* report, TimeUs now) {
   std::sort(overdue.begin(), overdue.end(),
             [](const TableEntry* a, const TableEntry* b) { return a->order < b->order; });
   for (TableEntry* entry : overdue) {
-    append_to_report(*entry, entry->ranks.minus(entry->passed_on), entry->needed, cache, sets,
-                     report);
+    report(*entry, entry->ranks.minus(entry->passed_on), news);
     entry->passed_on = entry->ranks;
   }
 }
@@ -123,7 +136,8 @@ void Node::State::report_to_parent(TimeUs now) {
   if (goodbye) return;
   wire::Report report;
   report.applied_sequence = applied;
-  pass_on(&report, now);
+  report_bytes = 0;
+  pass_on(&report);
   pass_on_overdue(&report, now);
   if (!leaving_reason.empty() && !leaving_reported && !shutting_down) {
     report.leaving_rank = leaving_rank;

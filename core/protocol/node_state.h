@@ -56,6 +56,7 @@ struct Node::State {
   std::vector<TensorKey> to_pass_on;  // complete in this subtree, since the last tick
   TimeUs hold_us = kNever;            // longest an incomplete entry is kept from the parent
   TimeUs next_hold = kNever;          // when the oldest such entry is due
+  size_t report_bytes = 0;            // of the report that is being made
   int leaving_rank = -1;              // a rank of the subtree that has called shutdown()
   std::string leaving_reason;
   bool leaving_reported = false;
@@ -110,8 +111,9 @@ struct Node::State {
   void forget_what_children_know();
 
   // node.cc
-  void pass_on(wire::Report* report, TimeUs now);
-  void pass_on_overdue(wire::Report* report, TimeUs now);
+  void pass_on(wire::Report* news);
+  void pass_on_overdue(wire::Report* news, TimeUs now);
+  void report(const TableEntry& entry, const wire::RankSet& ranks, wire::Report* news);
   void report_to_parent(TimeUs now);
   void decide(TimeUs now);
   void inspect_stalls(TimeUs now);

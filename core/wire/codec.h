@@ -16,6 +16,10 @@ namespace khorus::wire {
 // Appends nothing else: one frame, one byte string.
 Bytes encode(const Frame& frame);
 
+// Never less than what these take in a frame; quick.
+size_t size_bound(const Contribution& contribution) noexcept;
+size_t size_bound(const Response& response) noexcept;
+
 // InvalidArgument says what is wrong and at which byte offset.
 Result<Frame> decode(std::span<const std::byte> bytes);
 

@@ -20,6 +20,8 @@ namespace khorus::wire {
 
 struct Limits {
   static constexpr size_t kMaxFrameBytes = 64u << 20;
+  // A sender starts another frame when the items so far take this much (size_bound() of codec.h).
+  static constexpr size_t kFullFrameBytes = 16u << 20;
   static constexpr size_t kMaxNameBytes = 1024;
   static constexpr size_t kMaxTextBytes = 64u << 10;     // error and report texts
   static constexpr size_t kMaxPayloadBytes = 64u << 10;  // one rank's part of an exchange

@@ -60,9 +60,11 @@ class KHORUS_API Engine {
   // As shutdown().
   virtual ~Engine() = default;
 
-  // Ends the job's communication on every rank. Operations that all ranks have submitted are run
-  // to their end; every other one is done with Shutdown. Returns when all ranks have drained or
-  // `shutdown_timeout_s` is over. Idempotent. Never called by Khorus itself except by ~Engine.
+  // Ends the job's communication on every rank as soon as one rank calls it. What the ranks have
+  // agreed on by then is run to its end; every other operation is done with Shutdown, also one that
+  // all ranks have submitted but rank 0 has not heard of from all: wait for what matters first.
+  // Returns when all ranks have drained or `shutdown_timeout_s` is over. Idempotent. Never called
+  // by Khorus itself except by ~Engine.
   virtual void shutdown() = 0;
 
   virtual const Place& place() const noexcept = 0;

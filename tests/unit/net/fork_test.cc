@@ -114,6 +114,27 @@ TEST(ForkGuard, RegisteredDescriptorsAreReplacedAndOthersKept) {
   ::close(ends[1]);
 }
 
+TEST(ForkGuard, ANumberThatMeansSomethingElseByNowIsKept) {
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  {
+    const base::ForkLock lock;
+    ASSERT_TRUE(base::fork_guard_add(ends[0], lock));
+  }
+  ASSERT_EQ(::dup2(ends[1], ends[0]), ends[0]);  // closed by a library, and opened by somebody
+  const auto in_child = [&] {
+    struct stat status {};
+    return ::fstat(ends[0], &status) == 0 && S_ISSOCK(status.st_mode) ? 0 : 1;
+  };
+  EXPECT_EQ(Child(in_child).join(), 0);
+  {
+    const base::ForkLock lock;
+    base::fork_guard_remove(ends[0], lock);
+  }
+  ::close(ends[0]);
+  ::close(ends[1]);
+}
+
 // A rank in a process of its own, connected through a store server.
 class ForkedRank : public ::testing::Test {
  protected:

@@ -40,6 +40,13 @@ TEST(FusionPlanner, ATensorOverTheThresholdStandsAlone) {
   }
 }
 
+TEST(FusionPlanner, AtMostSoManyTensorsTravelTogether) {
+  const std::vector<wire::ResponseTensor> ready(kMaxFusedTensors + 1, allreduce(1));
+  const Plan plan = plan_fusion(ready, 1 << 30);
+  ASSERT_EQ(plan.size(), 2U);
+  EXPECT_EQ(plan[0].size(), kMaxFusedTensors);
+}
+
 TEST(FusionPlanner, OtherClassesDoNotInterrupt) {
   std::vector<wire::ResponseTensor> ready = {allreduce(1), allreduce(1), allreduce(1),
                                              allreduce(1)};

@@ -4,9 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <string>
+
+#include "core/wire/codec.h"
 
 namespace khorus::protocol {
 namespace {
@@ -37,6 +40,7 @@ class World {
   }
   Node& node(int rank) { return *nodes_[static_cast<size_t>(rank)]; }
   Output& output(int rank) { return outputs_[static_cast<size_t>(rank)]; }
+  size_t largest_frame() const { return largest_frame_; }
 
   void submit(int rank, uint64_t ticket, const wire::Request& request) {
     node(rank).submit({{ticket, request, {}}}, now_);
@@ -48,12 +52,12 @@ class World {
   }
   // Until no frame is under way. What came out is gathered in output().
   void settle() {
-    for (size_t rank = nodes_.size(); rank-- > 0;) tick(static_cast<int>(rank));
+    for (size_t rank = nodes_.size(); rank-- > 0;) tick_all(static_cast<int>(rank));
     while (!flying_.empty()) {
       const auto [from, to, frame] = flying_.front();
       flying_.pop_front();
       node(to).receive(from, frame, now_);
-      tick(to);
+      tick_all(to);
     }
   }
 
@@ -63,9 +67,17 @@ class World {
     int to;
     wire::Frame frame;
   };
+  void tick_all(int rank) {
+    do {
+      tick(rank);
+    } while (node(rank).next_deadline() <= now_);
+  }
   void tick(int rank) {
     Output fresh = node(rank).tick(now_);
-    for (auto& [to, frame] : fresh.frames) flying_.push_back({rank, to, frame});
+    for (auto& [to, frame] : fresh.frames) {
+      largest_frame_ = std::max(largest_frame_, wire::encode(frame).size());
+      flying_.push_back({rank, to, std::move(frame)});
+    }
     Output& all = output(rank);
     for (auto& execution : fresh.executions) all.executions.push_back(std::move(execution));
     for (auto& completion : fresh.completions) all.completions.push_back(std::move(completion));
@@ -74,6 +86,7 @@ class World {
     all.goodbye |= fresh.goodbye;
   }
 
+  size_t largest_frame_ = 0;
   std::vector<std::unique_ptr<Node>> nodes_;
   std::vector<Output> outputs_;
   std::deque<Flying> flying_;
@@ -324,6 +337,45 @@ TEST(Node, FramesOfAnotherEpochAreDropped) {
   node.receive(1, {2, wire::Decision()}, 0);
   node.receive(1, {4, wire::Fault{StatusCode::kPeerLost, 1, "old"}}, 0);
   EXPECT_FALSE(node.tick(0).fault.has_value());
+}
+
+// Submits exchanges that fill several frames.
+void submit_much(World& world, int size, uint64_t count) {
+  const wire::Bytes payload(wire::Limits::kMaxPayloadBytes);
+  for (uint64_t ticket = 1; ticket <= count; ++ticket) {
+    wire::Request request;
+    request.kind = OpKind::kExchange;
+    request.name = std::to_string(ticket);
+    for (int rank = 0; rank < size; ++rank) {
+      world.node(rank).submit({{ticket, request, payload}}, 0);
+    }
+  }
+}
+
+void expect_all_well(const Output& output, uint64_t count, size_t size) {
+  ASSERT_EQ(output.completions.size(), count);
+  for (const Completion& completion : output.completions) {
+    EXPECT_TRUE(completion.status.ok()) << completion.status.message();
+    EXPECT_EQ(completion.payloads.size(), size);
+  }
+}
+
+TEST(Node, MuchAtOnceTravelsInSeveralFrames) {
+  World world(3, 1);
+  submit_much(world, 3, 640);  // 80 MiB to the root, 120 MiB from it
+  world.settle();
+  for (int rank = 0; rank < 3; ++rank) expect_all_well(world.output(rank), 640, 3);
+  EXPECT_GT(world.largest_frame(), wire::Limits::kFullFrameBytes);
+  EXPECT_LT(world.largest_frame(), 2 * wire::Limits::kFullFrameBytes);
+}
+
+TEST(Node, AShutdownWaitsForAllThatIsAgreed) {
+  World world(1);
+  submit_much(world, 1, 640);
+  world.node(0).leave("over", 0);
+  world.settle();
+  expect_all_well(world.output(0), 640, 1);
+  EXPECT_TRUE(world.output(0).shutdown);
 }
 
 }  // namespace
