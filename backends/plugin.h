@@ -72,15 +72,14 @@ inline bool is_plain_cpu_operation(uint8_t kind, uint8_t dtype, uint8_t reduce_o
   if (device != static_cast<uint8_t>(DeviceKind::kCpu) || dtype >= kDataTypeCount) return false;
   switch (static_cast<OpKind>(kind)) {
     case OpKind::kAllreduce:
-      return reduce_op < kReduceOpCount && reduce_op != static_cast<uint8_t>(ReduceOp::kAverage);
+      return reduce_op < kReduceOpCount && reduce_op != static_cast<uint8_t>(ReduceOp::kAverage) &&
+             reduce_op != static_cast<uint8_t>(ReduceOp::kAdasum);
     case OpKind::kAllgather:
     case OpKind::kBroadcast:
       return true;
-    case OpKind::kBarrier:
-    case OpKind::kExchange:
-      break;
+    default:
+      return false;
   }
-  return false;
 }
 
 template <class Communicator>

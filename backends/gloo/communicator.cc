@@ -117,8 +117,7 @@ void Communicator::run_collective(const khorus_op& op) {
       return collectives_.allgather(op);
     case OpKind::kBroadcast:
       return collectives_.broadcast(op);
-    case OpKind::kBarrier:
-    case OpKind::kExchange:
+    default:  // not supported: never asked for
       return;
   }
 }

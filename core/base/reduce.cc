@@ -161,7 +161,7 @@ void visit(const Reduction& reduction, Visitor&& visitor) {
         return visitor.template operator()<Format, Max>();
       case ReduceOp::kProduct:
         return visitor.template operator()<Format, Product>();
-      case ReduceOp::kAverage:
+      default:
         break;
     }
     KHORUS_ASSERT(false, "not an elementwise reduction: reduce with kSum, then scale");

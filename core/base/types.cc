@@ -67,6 +67,8 @@ std::string_view to_string(ReduceOp op) noexcept {
       return "max";
     case ReduceOp::kProduct:
       return "product";
+    case ReduceOp::kAdasum:
+      return "adasum";
   }
   return "unknown";
 }
@@ -83,6 +85,18 @@ std::string_view to_string(OpKind kind) noexcept {
       return "barrier";
     case OpKind::kExchange:
       return "exchange";
+    case OpKind::kAlltoall:
+      return "alltoall";
+    case OpKind::kReducescatter:
+      return "reducescatter";
+    case OpKind::kSendRecv:
+      return "send/recv";
+    case OpKind::kJoin:
+      return "join";
+    case OpKind::kAddProcessSet:
+      return "add_process_set";
+    case OpKind::kRemoveProcessSet:
+      return "remove_process_set";
   }
   return "unknown";
 }

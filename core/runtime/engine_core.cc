@@ -258,13 +258,14 @@ Result<std::vector<wire::Bytes>> EngineCore::exchange(const std::string& tag,
                                                       std::span<const std::byte> bytes,
                                                       Clock::time_point deadline) {
   // The parts of all ranks travel in one frame.
-  const size_t limit = std::min(wire::Limits::kMaxPayloadBytes,
-                                2 * wire::Limits::kFullFrameBytes / static_cast<size_t>(options_.place.size));
+  const size_t limit =
+      std::min(wire::Limits::kMaxPayloadBytes,
+               2 * wire::Limits::kFullFrameBytes / static_cast<size_t>(options_.place.size));
   if (bytes.size() > limit) {
-    return Status(StatusCode::kInvalidArgument,
-                  "an exchange of " + std::to_string(bytes.size()) + " bytes; at most " +
-                      std::to_string(limit) + " are possible with " +
-                      std::to_string(options_.place.size) + " ranks");
+    return Status(StatusCode::kInvalidArgument, "an exchange of " + std::to_string(bytes.size()) +
+                                                    " bytes; at most " + std::to_string(limit) +
+                                                    " are possible with " +
+                                                    std::to_string(options_.place.size) + " ranks");
   }
   WorkState::Operation operation;
   operation.kind = OpKind::kExchange;

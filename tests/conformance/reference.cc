@@ -99,7 +99,7 @@ T combine_floats(ReduceOp op, T a, T b) {
       return std::isnan(a) || std::isnan(b) ? a + b : std::min(a, b);
     case ReduceOp::kMax:
       return std::isnan(a) || std::isnan(b) ? a + b : std::max(a, b);
-    case ReduceOp::kAverage:
+    default:
       break;
   }
   return a;
@@ -118,7 +118,7 @@ T combine_integers(ReduceOp op, T a, T b) {
       return std::min(a, b);
     case ReduceOp::kMax:
       return std::max(a, b);
-    case ReduceOp::kAverage:
+    default:
       break;
   }
   return a;

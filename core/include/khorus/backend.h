@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define KHORUS_BACKEND_ABI 1
+#define KHORUS_BACKEND_ABI 2
 
 /* An error, filled in by the side that fails. `code` is a khorus::StatusCode (0: ok); `rank` is the
  * global rank it is about, or -1; `message` ends with a NUL. */
@@ -34,18 +34,34 @@ typedef struct khorus_error {
 /* khorus::OpKind, khorus::DataType, khorus::ReduceOp, khorus::DeviceKind by value. */
 typedef struct khorus_op {
   uint32_t struct_size;
-  uint8_t kind; /* kAllreduce, kAllgather, kBroadcast */
+  uint8_t kind; /* kAllreduce, kAllgather, kBroadcast, kAlltoall, kReducescatter, kSendRecv */
   uint8_t dtype;
-  uint8_t reduce_op; /* allreduce: kSum, kMin, kMax, kProduct. Never kAverage: the engine scales. */
+  /* allreduce, reducescatter: kSum, kMin, kMax, kProduct. Never kAverage (the engine scales) nor
+   * kAdasum (the engine makes it of kSendRecv). */
+  uint8_t reduce_op;
   uint8_t device;
-  int32_t root;      /* broadcast: the root's rank in the group */
-  uint64_t epoch;    /* of the membership; equal on all ranks of one operation */
-  uint64_t sequence; /* counts the operations of this communicator from 0; equal on all ranks */
-  const void* input; /* may equal output */
+  int32_t root;   /* broadcast: the root's rank in the group */
+  uint64_t epoch; /* of the membership; equal on all ranks of one operation */
+  /* Increases from one operation of this communicator to the next; equal on all ranks that take
+   * part. Has gaps where other ranks of the group did something without this one (kSendRecv). */
+  uint64_t sequence;
+  const void* input; /* may equal output in allreduce and broadcast */
   void* output;
-  uint64_t count; /* allreduce, broadcast: elements; allgather: elements this rank contributes */
-  const uint64_t* counts; /* allgather: elements by group rank (size entries), else NULL */
-  void* stream;           /* device backends: enqueue here; NULL on the CPU, where `run` blocks */
+  /* Elements. allreduce, broadcast: of input and output; allgather: of input; reducescatter and
+   * alltoall: of input, the sum of `counts`; sendrecv: of input, may be 0. */
+  uint64_t count;
+  /* Elements by group rank (size entries), else NULL. allgather: what each rank contributes.
+   * reducescatter: what each rank gets; input is these blocks in rank order, output this rank's
+   * reduced one. alltoall: what goes to each rank; input is these blocks in rank order. */
+  const uint64_t* counts;
+  void* stream; /* device backends: enqueue here; NULL on the CPU, where `run` blocks */
+  /* Since ABI 2. */
+  const uint64_t*
+      recv_counts;     /* alltoall: what comes from each rank; output is these in rank order */
+  uint64_t recv_count; /* sendrecv: elements of output, may be 0 */
+  /* sendrecv: the other rank in the group, never this one. Both send `input` to each other at the
+   * same time; only these two ranks take part. input and output do not overlap. */
+  int32_t peer;
 } khorus_op;
 
 /* What the engine lends to a backend while a communicator lives. */

@@ -35,18 +35,29 @@ enum class ReduceOp : uint8_t {
   kMin = 2,
   kMax = 3,
   kProduct = 4,
+  // Adds what two gradients do not have in common (Maleki et al., "Scaling Distributed Training
+  // with Adaptive Summation", MLSys 2021): pairs of ranks, pairs of pairs, ... Needs a power of two
+  // ranks.
+  kAdasum = 5,
 };
-inline constexpr int kReduceOpCount = 5;
+inline constexpr int kReduceOpCount = 6;
 
-// What a rank asks for. kExchange carries a few bytes per rank over the control channel alone.
+// What a rank asks for. Those from kJoin on, kBarrier and kExchange live on the control channel
+// alone; kExchange carries a few bytes per rank.
 enum class OpKind : uint8_t {
   kAllreduce = 0,
   kAllgather = 1,
   kBroadcast = 2,
   kBarrier = 3,
   kExchange = 4,
+  kAlltoall = 5,
+  kReducescatter = 6,
+  kSendRecv = 7,  // between two ranks
+  kJoin = 8,
+  kAddProcessSet = 9,
+  kRemoveProcessSet = 10,
 };
-inline constexpr int kOpKindCount = 5;
+inline constexpr int kOpKindCount = 11;
 
 enum class DeviceKind : uint8_t { kCpu = 0, kCuda = 1 };
 

@@ -56,6 +56,9 @@ double expected_at(ReduceOp op, int size, size_t i) {
       case ReduceOp::kProduct:
         result *= value;
         break;
+      case ReduceOp::kAdasum:
+        ADD_FAILURE() << "not elementwise";
+        break;
     }
   }
   return op == ReduceOp::kAverage ? result / size : result;
@@ -126,6 +129,7 @@ TEST_P(Collectives, AllreduceOfEveryTypeAndReduction) {
         const auto dtype = static_cast<DataType>(d);
         const auto op = static_cast<ReduceOp>(o);
         if (dtype == DataType::kBool && op == ReduceOp::kAverage) continue;
+        if (op == ReduceOp::kAdasum) continue;  // not elementwise
         const size_t width = element_size(dtype);
         std::vector<std::byte> input(kCount * width), output(kCount * width);
         for (size_t i = 0; i < kCount; ++i) {
