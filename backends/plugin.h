@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -72,10 +73,13 @@ inline bool is_plain_cpu_operation(uint8_t kind, uint8_t dtype, uint8_t reduce_o
   if (device != static_cast<uint8_t>(DeviceKind::kCpu) || dtype >= kDataTypeCount) return false;
   switch (static_cast<OpKind>(kind)) {
     case OpKind::kAllreduce:
+    case OpKind::kReducescatter:
       return reduce_op < kReduceOpCount && reduce_op != static_cast<uint8_t>(ReduceOp::kAverage) &&
              reduce_op != static_cast<uint8_t>(ReduceOp::kAdasum);
     case OpKind::kAllgather:
     case OpKind::kBroadcast:
+    case OpKind::kAlltoall:
+    case OpKind::kSendRecv:
       return true;
     default:
       return false;
@@ -89,8 +93,7 @@ struct Edge {
     return guard(error, [&]() -> Status {
       if (group->struct_size < sizeof(khorus_group) ||
           group->host->struct_size < sizeof(khorus_host)) {
-        return Status(StatusCode::kUnavailable,
-                      "the engine is older than this backend; install both from one build");
+        return older_engine();
       }
       Result<std::unique_ptr<Communicator>> opened = Communicator::open(*group);
       if (!opened) return opened.status();
@@ -102,7 +105,14 @@ struct Edge {
     return guard(error, [&] { return self(comm).connect(); });
   }
   static int32_t run(khorus_comm* comm, const khorus_op* op, khorus_error* error) {
-    return guard(error, [&] { return self(comm).run(*op); });
+    return guard(error, [&]() -> Status {
+      const OpKind kind = static_cast<OpKind>(op->kind);
+      const bool reads_all = kind == OpKind::kAlltoall || kind == OpKind::kSendRecv;
+      if (op->struct_size < (reads_all ? sizeof(khorus_op) : offsetof(khorus_op, recv_counts))) {
+        return older_engine();
+      }
+      return self(comm).run(*op);
+    });
   }
   static void abort(khorus_comm* comm, const char* reason) {
     guard(nullptr, [&]() -> Status {
@@ -119,6 +129,11 @@ struct Edge {
 
  private:
   static Communicator& self(khorus_comm* comm) { return *reinterpret_cast<Communicator*>(comm); }
+
+  static Status older_engine() {
+    return Status(StatusCode::kUnavailable,
+                  "the engine is older than this backend; install both from one build");
+  }
 
   template <class Function>
   static int32_t guard(khorus_error* error, Function&& function) noexcept {

@@ -24,11 +24,7 @@ static_assert(sizeof(SmallHeader) == 16, "the payload keeps its alignment");
 
 // Bytes that all small messages of one round may add up to, by sender.
 constexpr size_t kSmallRoundBytes = 64 * 1024;
-// Largest large message: bounds what one message can hold up.
-constexpr size_t kPieceBytes = 64 * 1024 * 1024;
 constexpr size_t kBroadcastPieceBytes = 1024 * 1024;
-
-size_t pieces_of(size_t bytes, size_t piece) { return (bytes + piece - 1) / piece; }
 
 SmallHeader header_of(const khorus_op& op) {
   // The counts of an allgather differ by rank.
@@ -104,23 +100,9 @@ void Collectives::allgather(const khorus_op& op) {
     }
     return;
   }
-  const uint64_t tag = mesh_.take_tags(pieces_of(largest, kPieceBytes));
-  for_each_peer([&](int peer) {
-    for_each_piece(block(peer), kPieceBytes, [&](size_t i, std::span<std::byte> piece) {
-      mesh_.recv(peer, Lane::kGather, 2 * (tag + i) + 1, piece.data(), piece.size());
-    });
-  });
-  for_each_peer([&](int peer) {
-    for_each_piece(mine, kPieceBytes, [&](size_t i, std::span<std::byte> piece) {
-      mesh_.send(peer, Lane::kGather, 2 * (tag + i) + 1, piece.data(), piece.size());
-    });
-  });
-  for_each_peer([&](int peer) {
-    for_each_piece(block(peer), kPieceBytes,
-                   [&](size_t, std::span<std::byte>) { mesh_.wait_recv(peer, Lane::kGather); });
-    for_each_piece(mine, kPieceBytes,
-                   [&](size_t, std::span<std::byte>) { mesh_.wait_send(peer, Lane::kGather); });
-  });
+  for_each_peer([&](int peer) { post_recv(peer, block(peer)); });
+  for_each_peer([&](int peer) { post_send(peer, mine); });
+  for_each_peer([&](int peer) { wait_both(peer, block(peer).size(), mine.size()); });
 }
 
 // A binomial tree: with ranks counted from the root, v receives from v without its highest bit and
@@ -134,7 +116,6 @@ void Collectives::broadcast(const khorus_op& op) {
   if (position == 0 && op.output != op.input) std::memcpy(op.output, op.input, bytes);
 
   const std::span<std::byte> data(static_cast<std::byte*>(op.output), bytes);
-  const uint64_t tag = mesh_.take_tags(pieces_of(bytes, kBroadcastPieceBytes));
   const int above = static_cast<int>(std::bit_ceil(static_cast<unsigned>(position) + 1));
   const int parent = rank_at(position - above / 2);
   std::vector<int> children;
@@ -144,19 +125,19 @@ void Collectives::broadcast(const khorus_op& op) {
   // Larger subtrees first: they take longer.
   std::reverse(children.begin(), children.end());
   if (position != 0) {
-    for_each_piece(data, kBroadcastPieceBytes, [&](size_t i, std::span<std::byte> piece) {
-      mesh_.recv(parent, Lane::kGather, 2 * (tag + i) + 1, piece.data(), piece.size());
+    for_each_piece(data, kBroadcastPieceBytes, [&](std::span<std::byte> piece) {
+      mesh_.recv(parent, Lane::kGather, piece.data(), piece.size());
     });
   }
-  for_each_piece(data, kBroadcastPieceBytes, [&](size_t i, std::span<std::byte> piece) {
+  for_each_piece(data, kBroadcastPieceBytes, [&](std::span<std::byte> piece) {
     if (position != 0) mesh_.wait_recv(parent, Lane::kGather);
     for (const int child : children) {
-      mesh_.send(child, Lane::kGather, 2 * (tag + i) + 1, piece.data(), piece.size());
+      mesh_.send(child, Lane::kGather, piece.data(), piece.size());
     }
   });
   for (const int child : children) {
     for_each_piece(data, kBroadcastPieceBytes,
-                   [&](size_t, std::span<std::byte>) { mesh_.wait_send(child, Lane::kGather); });
+                   [&](std::span<std::byte>) { mesh_.wait_send(child, Lane::kGather); });
   }
 }
 

@@ -117,6 +117,12 @@ void Communicator::run_collective(const khorus_op& op) {
       return collectives_.allgather(op);
     case OpKind::kBroadcast:
       return collectives_.broadcast(op);
+    case OpKind::kAlltoall:
+      return collectives_.alltoall(op);
+    case OpKind::kReducescatter:
+      return collectives_.reducescatter(op);
+    case OpKind::kSendRecv:
+      return collectives_.sendrecv(op);
     default:  // not supported: never asked for
       return;
   }

@@ -23,7 +23,9 @@ namespace transport = ::gloo::transport;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kSmallSlot = 0;
-// The tag of the receive that never completes.
+// Gloo's name for the n-th message on a lane.
+uint64_t tag_of(Lane lane, uint64_t n) { return 2 * n + static_cast<uint64_t>(lane); }
+// That of the receive that never completes.
 constexpr uint64_t kNewsTag = ~uint64_t{0};
 // Of one connection; the kernel gives what net.core.wmem_max allows.
 constexpr int kSendBufferBytes = 4 * 1024 * 1024;
@@ -102,6 +104,9 @@ struct Mesh::Peer {
   std::unique_ptr<transport::Buffer> small_out;
   std::unique_ptr<transport::Buffer> small_in;
   std::array<std::unique_ptr<transport::UnboundBuffer>, 2> lanes;
+  // Messages so far, by lane.
+  std::array<uint64_t, 2> sent{};
+  std::array<uint64_t, 2> received{};
 };
 
 Mesh::Mesh(const Options& options) : options_(options) {}
@@ -307,20 +312,20 @@ const std::byte* Mesh::small_from(int rank) const {
   return peers_[static_cast<size_t>(rank)]->inbox.data() + offset;
 }
 
-uint64_t Mesh::take_tags(uint64_t count) { return std::exchange(next_tag_, next_tag_ + count); }
-
 transport::UnboundBuffer& Mesh::lane_of(int rank, Lane lane) {
   return *peer(rank).lanes[static_cast<size_t>(lane)];
 }
 
-void Mesh::send(int peer, Lane lane, uint64_t tag, const void* data, size_t bytes) {
-  guarded(peer,
-          [&] { lane_of(peer, lane).send(peer, tag, reinterpret_cast<uintptr_t>(data), bytes); });
+void Mesh::send(int rank, Lane lane, const void* data, size_t bytes) {
+  const uint64_t tag = tag_of(lane, peer(rank).sent[static_cast<size_t>(lane)]++);
+  guarded(rank,
+          [&] { lane_of(rank, lane).send(rank, tag, reinterpret_cast<uintptr_t>(data), bytes); });
 }
 
-void Mesh::recv(int peer, Lane lane, uint64_t tag, void* data, size_t bytes) {
-  guarded(peer,
-          [&] { lane_of(peer, lane).recv(peer, tag, reinterpret_cast<uintptr_t>(data), bytes); });
+void Mesh::recv(int rank, Lane lane, void* data, size_t bytes) {
+  const uint64_t tag = tag_of(lane, peer(rank).received[static_cast<size_t>(lane)]++);
+  guarded(rank,
+          [&] { lane_of(rank, lane).recv(rank, tag, reinterpret_cast<uintptr_t>(data), bytes); });
 }
 
 void Mesh::wait_send(int peer, Lane lane) {

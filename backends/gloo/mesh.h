@@ -9,8 +9,9 @@
 //   - small: everybody to everybody, through buffers that are registered once (Gloo "buffers").
 //     Two sets of buffers take turns: nobody can be two rounds ahead of a rank whose message of the
 //     round between it needs.
-//   - large: to and from any memory (Gloo "unbound buffers"), on two lanes. Messages between two
-//     ranks on one lane arrive in the order sent.
+//   - large: to and from any memory (Gloo "unbound buffers"), on two lanes. Between two ranks the
+//     n-th message sent on a lane is the n-th one received: each pair counts for itself, so that it
+//     does not matter what either of them did with other ranks meanwhile.
 // Gloo forgets the waiter of a message that is half received when the connection breaks. So each
 // lane has a receive posted that never completes: it is what gets the news.
 //
@@ -91,11 +92,10 @@ class Mesh {
   // What `rank` sent in the last round, this rank's own included; constant until the next round.
   const std::byte* small_from(int rank) const;
 
-  // Tags name messages; both sides must use the same. Reserves `count` consecutive ones.
-  uint64_t take_tags(uint64_t count);
-  // Start to send or receive; the memory must stay until the matching wait has returned.
-  void send(int peer, Lane lane, uint64_t tag, const void* data, size_t bytes);
-  void recv(int peer, Lane lane, uint64_t tag, void* data, size_t bytes);
+  // Start to send or receive; the memory must stay until the matching wait has returned. The other
+  // side must receive, or send, as many bytes.
+  void send(int rank, Lane lane, const void* data, size_t bytes);
+  void recv(int rank, Lane lane, void* data, size_t bytes);
   // Wait for the oldest one that has not been waited for.
   void wait_send(int peer, Lane lane);
   void wait_recv(int peer, Lane lane);
@@ -127,7 +127,6 @@ class Mesh {
   std::vector<std::unique_ptr<Peer>> peers_;  // by rank; null for this one
   std::vector<std::byte> outbox_;             // two small messages
   uint64_t round_ = 0;                        // of small messages
-  uint64_t next_tag_ = 0;
 
   mutable std::mutex mutex_;  // of what interrupt() looks at
   bool interrupted_ = false;

@@ -1,8 +1,7 @@
 // Communicator of the local backend: one rank's end of a Hub.
 //
-// This is the reference the other backends are measured against: every element is reduced once, in
-// rank order, by one of the ranks, which stores it into everyone's output. The same inputs
-// therefore give the same bits, whatever the arrival order. Thread rule: that of khorus_backend.
+// Finds the others through the engine's exchange, meets them in the hub for every operation and
+// does this rank's Part of it. Thread rule: that of khorus_backend.
 #pragma once
 
 #include <chrono>
@@ -31,10 +30,10 @@ class Communicator {
  private:
   explicit Communicator(const khorus_group& group);
   Result<std::shared_ptr<Hub>> meet();
-  void work(const khorus_op& op) const;
-  void allreduce_part(const khorus_op& op) const;
-  void gather_others(const khorus_op& op) const;
-  void copy(void* destination, const void* source, size_t bytes) const;
+  // The operation with those who take part in it.
+  Status run_together(const khorus_op& op);
+  // Tells the others that they cannot count on this rank any more.
+  void break_off(const std::string& what) const;
 
   const int rank_;
   const int size_;

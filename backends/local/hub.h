@@ -1,22 +1,19 @@
-// Hub: where the ranks of one group, threads of one process, meet for one operation after another.
+// Hub: the ranks of one group, threads of one process, and the meetings they hold.
 //
-// Touched by the threads of all ranks; thread-safe. One operation goes through it like this: every
-// rank enter()s with its operation; once all are there each knows everybody's operation and works
-// on its part; a rank leave()s when its part is done and is held until all parts are, because until
-// then others still use its memory. fail() frees everyone who waits: at once in enter(), and in
-// leave() as soon as the others have noticed, which they do between two blocks of memory.
+// Touched by the threads of all ranks; thread-safe. Collectives are held in one Meeting of all
+// ranks; every two ranks that send to each other have one of their own, so that pairs are
+// independent of each other and of ranks that have left.
 #pragma once
 
-#include <atomic>
-#include <chrono>
-#include <condition_variable>
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <string>
+#include <utility>
 #include <vector>
 
-#include "khorus/backend.h"
+#include "backends/local/meeting.h"
 #include "khorus/status.h"
 
 namespace khorus::backends::local {
@@ -24,42 +21,26 @@ namespace khorus::backends::local {
 class Hub {
  public:
   // `global_ranks`: of the group's members, for messages.
-  explicit Hub(std::vector<int32_t> global_ranks);
+  explicit Hub(const std::vector<int32_t>& global_ranks);
   Hub(const Hub&) = delete;
   Hub& operator=(const Hub&) = delete;
 
-  // Blocks until every rank has entered with the same operation. Mismatch if they differ; Timeout,
-  // naming who is missing, after `timeout`. After an error the rank must not leave().
-  // `op` must stay valid until leave() returns.
-  Status enter(int rank, const khorus_op& op, std::chrono::milliseconds timeout);
+  // The meeting of all ranks; a rank's place is its rank in the group.
+  Meeting& all() { return all_; }
+  // That of two ranks of the group; the place of the lower one is 0. Lives as long as the hub.
+  Meeting& pair(size_t lower, size_t higher);
 
-  // Everybody's operation, by rank. REQUIRES: between enter() and leave().
-  const std::vector<const khorus_op*>& ops() const { return ops_; }
-  // To be looked at between blocks of work: true means stop and leave().
-  bool failed() const { return failed_.load(std::memory_order_relaxed); }
-
-  // Blocks until every rank's part is done.
-  Status leave();
-
-  // The first failure is the one that every rank gets, from now on.
+  // Nobody can count on `rank` (in the group) any more: ends every meeting it belongs to.
+  void break_off(size_t rank, const Status& status);
+  // Ends every meeting.
   void fail(const Status& status);
 
  private:
-  Status compare_ops() const;
-  std::string missing_ranks() const;
-  void fail_locked(const Status& status);
-
   const std::vector<int32_t> global_ranks_;
+  Meeting all_;
   std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<const khorus_op*> ops_;  // null: has not entered; constant while an operation runs
-  size_t entered_ = 0;
-  size_t working_ = 0;
-  uint64_t started_ = 0;  // operations
-  uint64_t finished_ = 0;
-  Status outcome_;  // of the last finished operation; the same for every rank
-  Status failure_;
-  std::atomic<bool> failed_{false};
+  std::map<std::pair<size_t, size_t>, std::unique_ptr<Meeting>> pairs_;  // made when first used
+  std::vector<Status> broken_off_;                                       // by rank; ok: is there
 };
 
 // How ranks find the hub of their group. Rank 0 publishes it under a random key that the exchange

@@ -1,10 +1,7 @@
-// Every operation of every backend, over world sizes 1 to 8, against an independent reference.
-//
-// By default the larger worlds run with fewer data types and counts; KHORUS_TEST_SOAK=1 runs all.
-// ThreadSanitizer is slow and looks at who touches what when, not at values: there, fewer still.
+// Allreduce, allgather and broadcast of every backend, over world sizes 1 to 8, against an
+// independent reference.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -13,58 +10,13 @@
 #include <tuple>
 #include <vector>
 
+#include "tests/conformance/matrix.h"
 #include "tests/conformance/plugin.h"
 #include "tests/conformance/reference.h"
 #include "tests/conformance/world.h"
 
 namespace khorus::conformance {
 namespace {
-
-#ifdef __SANITIZE_THREAD__
-constexpr bool kThreadSanitizer = true;
-#else
-constexpr bool kThreadSanitizer = false;
-#endif
-
-// Elements; several messages of a large operation, with a remainder.
-constexpr size_t kLargeBlock = kThreadSanitizer ? 5003 : 300007;
-
-bool soak() { return std::getenv("KHORUS_TEST_SOAK") != nullptr; }
-
-std::vector<DataType> all_types() {
-  std::vector<DataType> types;
-  for (int i = 0; i < kDataTypeCount; ++i) types.push_back(static_cast<DataType>(i));
-  return types;
-}
-std::vector<DataType> types_for(int size) {
-  if (kThreadSanitizer) return {DataType::kInt16, DataType::kBfloat16};
-  if (size <= 3 || soak()) return all_types();
-  if (size > 4 && size < 8) return {DataType::kInt16, DataType::kBfloat16, DataType::kFloat32};
-  return {DataType::kInt8, DataType::kInt64, DataType::kFloat16, DataType::kBfloat16,
-          DataType::kFloat32};
-}
-std::vector<size_t> counts_for(int size) {
-  if (kThreadSanitizer) return {0, 7, 1000};
-  if (size <= 4 || soak()) return {0, 1, 7, 1000, 65537};
-  return {0, 7, 1000, 65537};
-}
-constexpr ReduceOp kOps[] = {ReduceOp::kSum, ReduceOp::kMin, ReduceOp::kMax, ReduceOp::kProduct};
-
-uint64_t seed_of(DataType dtype, size_t count, int rank) {
-  return static_cast<uint64_t>(dtype) * 1000003 + count * 97 + static_cast<uint64_t>(rank) + 1;
-}
-
-std::vector<Bytes> inputs_of(DataType dtype, size_t count, int size) {
-  std::vector<Bytes> inputs;
-  for (int r = 0; r < size; ++r)
-    inputs.push_back(make_values(dtype, count, seed_of(dtype, count, r)));
-  return inputs;
-}
-
-std::string name_of(DataType dtype, ReduceOp op, size_t count) {
-  return std::string(to_string(op)) + " of " + std::to_string(count) + " " +
-         std::string(to_string(dtype));
-}
 
 class Collectives : public ::testing::TestWithParam<std::tuple<const khorus_backend*, int>> {
  protected:
@@ -98,7 +50,7 @@ TEST_P(Collectives, Allreduce) {
   World world(backend(), {.size = size()});
   world.connect();
   for (const DataType dtype : types_for(size())) {
-    for (const ReduceOp op : kOps) {
+    for (const ReduceOp op : kReductions) {
       for (const size_t count : counts_for(size())) {
         check_allreduce(world, {dtype, op, count});
         if (HasFatalFailure()) return;
@@ -128,7 +80,7 @@ TEST_P(Collectives, SpecialValuesHaveTheSameBitsOnAllRanks) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<float> values{0.0f, -0.0f, kInfinity, -kInfinity, kNan, 1e-45f, 3e38f};
   for (const size_t count : {size_t{64}, size_t{100000}}) {
-    for (const ReduceOp op : kOps) {
+    for (const ReduceOp op : kReductions) {
       std::vector<Bytes> outputs(static_cast<size_t>(size()));
       world.each([&](Member& member) {
         Bytes data(count * sizeof(float));
@@ -145,16 +97,6 @@ TEST_P(Collectives, SpecialValuesHaveTheSameBitsOnAllRanks) {
       for (const Bytes& output : outputs) EXPECT_EQ(output, outputs[0]) << to_string(op);
     }
   }
-}
-
-// The counts of every rank, from one pattern; some have none.
-std::vector<uint64_t> ragged_counts(int size, size_t unit, int pattern) {
-  std::vector<uint64_t> counts;
-  for (int r = 0; r < size; ++r) {
-    counts.push_back(unit * static_cast<uint64_t>((r + pattern) % 3) +
-                     static_cast<uint64_t>((r + pattern) % 2));
-  }
-  return counts;
 }
 
 void check_allgather(World& world, DataType dtype, const std::vector<uint64_t>& counts,
@@ -278,7 +220,33 @@ TEST(Contract, StructsAreWhatTheHeaderSays) {
     EXPECT_EQ(backend->supports(0, 7, 1, 0), 0) << "Average is the engine's";
     EXPECT_EQ(backend->supports(0, kDataTypeCount, 0, 0), 0);
     EXPECT_EQ(backend->supports(0, 7, 0, 1), 0) << "CUDA";
-    EXPECT_EQ(backend->supports(3, 7, 0, 0), 0) << "a barrier needs no data plane";
+    for (const OpKind kind : {OpKind::kBarrier, OpKind::kExchange, OpKind::kJoin,
+                              OpKind::kAddProcessSet, OpKind::kRemoveProcessSet}) {
+      EXPECT_EQ(backend->supports(static_cast<uint8_t>(kind), 7, 0, 0), 0)
+          << to_string(kind) << " needs no data plane";
+    }
+  }
+}
+
+// What the engine counts on: every type and reduction of every operation on the CPU.
+TEST(Contract, CpuBackendsSupportEverything) {
+  for (const khorus_backend* backend : built_backends()) {
+    for (const DataType dtype : all_types()) {
+      const uint8_t type = static_cast<uint8_t>(dtype);
+      for (const OpKind kind :
+           {OpKind::kAllgather, OpKind::kBroadcast, OpKind::kAlltoall, OpKind::kSendRecv}) {
+        EXPECT_EQ(backend->supports(static_cast<uint8_t>(kind), type, 0, 0), 1)
+            << backend->name << ' ' << to_string(kind) << ' ' << to_string(dtype);
+      }
+      for (const OpKind kind : {OpKind::kAllreduce, OpKind::kReducescatter}) {
+        const auto supports = [&](ReduceOp op) {
+          return backend->supports(static_cast<uint8_t>(kind), type, static_cast<uint8_t>(op), 0);
+        };
+        for (const ReduceOp op : kReductions) EXPECT_EQ(supports(op), 1) << to_string(op);
+        EXPECT_EQ(supports(ReduceOp::kAverage), 0) << "the engine scales";
+        EXPECT_EQ(supports(ReduceOp::kAdasum), 0) << "the engine makes it of send/recv";
+      }
+    }
   }
 }
 

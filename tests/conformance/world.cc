@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -16,11 +17,17 @@ Status status_of(int32_t code, const khorus_error& error) {
 
 }  // namespace
 
+std::vector<int32_t> global_ranks_of(const WorldOptions& options) {
+  std::vector<int32_t> ranks = options.global_ranks;
+  if (!ranks.empty()) return ranks;
+  for (int r = 0; r < options.size; ++r) ranks.push_back(3 * r + 2);
+  return ranks;
+}
+
 Member::Member(const khorus_backend& backend, Host& host, const WorldOptions& options)
     : backend_(backend), host_(host), size_(options.size) {
   const size_t size = static_cast<size_t>(options.size);
-  std::vector<int32_t> ranks;
-  for (int r = 0; r < options.size; ++r) ranks.push_back(global_rank(r));
+  const std::vector<int32_t> ranks = global_ranks_of(options);
   const std::vector<const char*> hosts(size, "testhost");
   khorus_group group{};
   group.struct_size = sizeof(group);
@@ -92,6 +99,37 @@ Status Member::broadcast(DataType dtype, size_t count, int root, const void* inp
   op.input = input;
   op.output = output;
   op.count = count;
+  return run(op);
+}
+
+Status Member::alltoall(DataType dtype, const std::vector<uint64_t>& counts,
+                        const std::vector<uint64_t>& recv_counts, const void* input, void* output) {
+  khorus_op op = new_op(OpKind::kAlltoall, dtype);
+  op.input = input;
+  op.output = output;
+  op.count = std::accumulate(counts.begin(), counts.end(), uint64_t{0});
+  op.counts = counts.data();
+  op.recv_counts = recv_counts.data();
+  return run(op);
+}
+
+Status Member::reducescatter(const Reducescatter& what, const void* input, void* output) {
+  khorus_op op = new_op(OpKind::kReducescatter, what.dtype);
+  op.reduce_op = static_cast<uint8_t>(what.op);
+  op.input = input;
+  op.output = output;
+  op.count = std::accumulate(what.counts.begin(), what.counts.end(), uint64_t{0});
+  op.counts = what.counts.data();
+  return run(op);
+}
+
+Status Member::sendrecv(const SendRecv& what, const void* input, void* output) {
+  khorus_op op = new_op(OpKind::kSendRecv, what.dtype);
+  op.peer = what.peer;
+  op.input = input;
+  op.output = output;
+  op.count = what.count;
+  op.recv_count = what.recv_count;
   return run(op);
 }
 

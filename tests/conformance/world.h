@@ -20,10 +20,13 @@ struct WorldOptions {
   int size = 2;
   uint32_t timeout_ms = 30000;
   std::string interface = {};
+  // Of the group's ranks, ascending; empty: some that are not the ranks in the group, so that a
+  // mix-up shows.
+  std::vector<int32_t> global_ranks = {};
 };
 
-// The global rank of a group's rank: not the same, so that a mix-up shows.
-inline int32_t global_rank(int rank) { return 3 * rank + 2; }
+// The group's ranks in the job.
+std::vector<int32_t> global_ranks_of(const WorldOptions& options);
 
 // The end of one rank.
 class Member {
@@ -40,7 +43,10 @@ class Member {
   void abort(const std::string& reason) { backend_.abort(comm_, reason.c_str()); }
   void disconnect();
 
-  // The operations below set the sequence number. `input` may be `output`.
+  // Of the next operation; without this, one more than that of the last one.
+  void set_sequence(uint64_t sequence) { sequence_ = sequence; }
+
+  // In the first three `input` may be `output`.
   struct Allreduce {
     DataType dtype;
     ReduceOp op;
@@ -50,6 +56,21 @@ class Member {
   Status allgather(DataType dtype, const std::vector<uint64_t>& counts, const void* input,
                    void* output);
   Status broadcast(DataType dtype, size_t count, int root, const void* input, void* output);
+  Status alltoall(DataType dtype, const std::vector<uint64_t>& counts,
+                  const std::vector<uint64_t>& recv_counts, const void* input, void* output);
+  struct Reducescatter {
+    DataType dtype;
+    ReduceOp op;
+    std::vector<uint64_t> counts;
+  };
+  Status reducescatter(const Reducescatter& what, const void* input, void* output);
+  struct SendRecv {
+    DataType dtype;
+    int peer;
+    size_t count;
+    size_t recv_count;
+  };
+  Status sendrecv(const SendRecv& what, const void* input, void* output);
   // A sum of one int32, to see whether the communicator works.
   Status ping();
 
