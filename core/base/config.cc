@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "core/base/config_table.h"
+#include "core/base/launcher_place.h"
 #include "core/base/log.h"
 
 namespace khorus {
@@ -36,6 +37,23 @@ void assign(const Knob& knob, const KnobValue& value, Config* config) {
         }
       },
       knob.member);
+}
+
+// Where our own variables say nothing of the place, another launcher's may.
+Status take_launcher_place(const Variables& variables, Config* config) {
+  if (config->rank >= 0 || config->size >= 0) return {};
+  const Result<std::optional<base::LauncherPlace>> found = base::find_launcher_place(variables);
+  if (!found.ok() || !*found) return found.status();
+  const base::LauncherPlace& place = **found;
+  config->launcher = place.launcher;
+  if (config->job_id.empty()) config->job_id = place.job_id;
+  config->rank = place.rank;
+  config->size = place.size;
+  config->local_rank = place.local_rank;
+  config->local_size = place.local_size;
+  config->cross_rank = place.cross_rank;
+  config->cross_size = place.cross_size;
+  return {};
 }
 
 // An accepted knob without effect is worth a word when it asks for something.
@@ -88,6 +106,7 @@ Result<Config> Config::from_map(const std::map<std::string, std::string>& variab
     }
   }
   if (Status status = check_place(config); !status.ok()) return status;
+  if (Status status = take_launcher_place(variables, &config); !status.ok()) return status;
   if (warnings) warn_of_unknown(variables, warnings);
   return config;
 }

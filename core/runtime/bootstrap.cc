@@ -1,10 +1,13 @@
 // See bootstrap.h.
 #include "core/runtime/bootstrap.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "core/net/host_meeting.h"
 #include "core/net/in_process_channel.h"
 #include "core/net/job_key.h"
+#include "core/net/store_server.h"
 #include "core/net/tcp_channel.h"
 #include "core/net/tcp_store.h"
 #include "core/runtime/job_session.h"
@@ -41,28 +44,99 @@ Result<Meeting> meet_in_process(const EngineOptions& options, const protocol::To
   return meeting;
 }
 
+// Where a rank finds the store of its job.
+struct StoreAccess {
+  std::string address;
+  std::string job_id;
+  net::JobKey key;
+  std::shared_ptr<net::StoreServer> server;  // the one that serves it
+};
+
+Status own_key_is_missing(bool here) {
+  return Status(StatusCode::kInvalidArgument,
+                std::string(here ? "this rank has a job key and rank 0 has none"
+                                 : "rank 0 has a job key and this rank has none") +
+                    "; set KHORUS_KEY_FILE on all ranks or on none");
+}
+
+// Rank 0 serves the store, on loopback, and makes a key if nobody gave one.
+Result<StoreAccess> meet_on_host(const EngineOptions& options, JobSession* session, uint64_t epoch,
+                                 std::chrono::milliseconds timeout) {
+  const Config& config = options.config;
+  const bool has_key = session->has_key(config);
+  StoreAccess access;
+  access.job_id = config.job_id.empty() ? net::job_id_from_parent() : config.job_id;
+  net::HostMeetingOptions meeting;
+  meeting.job_id = access.job_id;
+  meeting.generation = epoch;
+  meeting.rank = options.place.rank;
+  meeting.size = options.place.size;
+  meeting.timeout = timeout;
+  if (has_key || meeting.rank == 0) {
+    const Result<net::JobKey> key = has_key ? session->key(config) : net::JobKey::generate();
+    if (!key.ok()) return key.status();
+    access.key = *key;
+  }
+  if (meeting.rank != 0) {
+    Result<net::HostInvitation> invitation = net::attend(meeting);
+    if (!invitation.ok()) return invitation.status();
+    if (invitation->key.is_set() == has_key) return own_key_is_missing(has_key);
+    access.address = invitation->store;
+    if (!has_key) access.key = invitation->key;
+    return access;
+  }
+  net::StoreServerOptions serving;
+  serving.key = access.key;
+  serving.job_id = access.job_id;
+  Result<std::unique_ptr<net::StoreServer>> server = net::StoreServer::start(serving);
+  if (!server.ok()) return server.status();
+  access.server = std::move(*server);
+  access.address = access.server->address();
+  const Status invited =
+      net::invite(meeting, {access.address, has_key ? net::JobKey() : access.key});
+  if (!invited.ok()) return invited;
+  return access;
+}
+
+Result<StoreAccess> find_store(const EngineOptions& options, JobSession* session, uint64_t epoch,
+                               std::chrono::milliseconds timeout) {
+  const Config& config = options.config;
+  const Place& place = options.place;
+  if (config.store.empty() && place.cross_size == 1) {
+    return meet_on_host(options, session, epoch, timeout);
+  }
+  if (config.store.empty()) {
+    return Status(StatusCode::kUnavailable,
+                  "rank " + std::to_string(place.rank) + " of " + std::to_string(place.size) +
+                      " does not know where to meet the others, which are on several hosts; set "
+                      "KHORUS_STORE to host:port of the job's store, or start the job with "
+                      "khorusrun");
+  }
+  const Result<net::JobKey> key = session->key(config);
+  if (!key.ok()) return key.status();
+  return StoreAccess{config.store, config.job_id, *key, nullptr};
+}
+
 Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topology& topology,
                               const std::string& host, std::chrono::milliseconds timeout) {
   const Config& config = options.config;
   const Place& place = options.place;
   const std::shared_ptr<JobSession> session =
       options.session != nullptr ? options.session : make_job_session();
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
   const uint64_t epoch = session->next_generation(config.job_id);
-  if (config.store.empty()) {
-    return Status(StatusCode::kUnavailable,
-                  "rank " + std::to_string(place.rank) + " of " + std::to_string(place.size) +
-                      " does not know where to meet the others; set KHORUS_STORE to host:port of "
-                      "the job's store, or start the job with khorusrun");
-  }
-  const Result<net::JobKey> key = session->key(config);
-  if (!key.ok()) return key.status();
+  const Result<StoreAccess> access = find_store(options, session.get(), epoch, timeout);
+  if (!access.ok()) return access.status();
+  const auto left =
+      std::max(std::chrono::milliseconds(1), std::chrono::duration_cast<std::chrono::milliseconds>(
+                                                 deadline - std::chrono::steady_clock::now()));
 
   net::TcpStoreOptions store_options;
-  store_options.address = config.store;
-  store_options.key = *key;
-  store_options.job_id = config.job_id;
+  store_options.address = access->address;
+  store_options.key = access->key;
+  store_options.job_id = access->job_id;
   store_options.rank = place.rank;
-  store_options.timeout = timeout;
+  store_options.timeout = left;
   const auto store = net::TcpStore::connect(store_options);
   if (!store.ok()) return store.status();
 
@@ -72,20 +146,21 @@ Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topo
   tree.parent = topology.parent();
   tree.children = topology.children();
   tree.store = store->get();
-  tree.key = *key;
-  tree.job_id = config.job_id;
+  tree.key = access->key;
+  tree.job_id = access->job_id;
   tree.epoch = epoch;
   tree.all_local = place.cross_size == 1;
   tree.network_interface = config.network_interface;
-  tree.store_address = config.store;
+  tree.store_address = access->address;
   tree.host = host;
-  tree.timeout = timeout;
+  tree.timeout = left;
   auto channel = net::connect_tree(tree);
   if (!channel.ok()) return channel.status();
   Meeting meeting;
   meeting.channel = std::move(*channel);
   meeting.epoch = epoch;
   meeting.missing_ranks = [] { return std::string(); };
+  meeting.keep = access->server;
   return meeting;
 }
 

@@ -1,7 +1,8 @@
 // Bootstrap: from options to a connected control channel.
 //
-// One rank: no network at all. A world: its in-process channel. Else TCP: the job key, the
-// launcher's store, the authenticated tree.
+// One rank: no network at all. A world: its in-process channel. Else TCP: the job key and the
+// store, both from the launcher; or, for the ranks of one host without a launcher of ours, from
+// rank 0 (core/net/host_meeting.h); then the authenticated tree.
 //
 // Thread rule: the thread that creates the engine.
 #pragma once
@@ -24,6 +25,8 @@ struct Meeting {
   uint64_t epoch = 0;
   // "ranks 2,5": who has not come yet, as far as one can tell; "" when unknown.
   std::function<std::string()> missing_ranks;
+  // What must live until all ranks have greeted each other: a store that this rank serves.
+  std::shared_ptr<void> keep;
 };
 
 // InvalidArgument when the place is none.

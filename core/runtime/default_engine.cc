@@ -10,6 +10,7 @@
 #include <mutex>
 #include <utility>
 
+#include "core/base/log.h"
 #include "khorus/khorus.h"
 
 namespace khorus {
@@ -41,6 +42,11 @@ void check_process() {
 Place place_from(const Config& config) {
   Place place;
   if (config.rank < 0 && config.size < 0) return place;
+  if (!config.launcher.empty() && config.rank == 0) {
+    const base::Logger logger(
+        {.level = config.log_level, .hide_time = config.log_hide_time, .rank = 0, .sink = {}});
+    logger.info("rank and size come from " + config.launcher);
+  }
   if (config.rank < 0 || config.size < 0) {
     throw Error(Status(StatusCode::kInvalidArgument,
                        "KHORUS_RANK is " + std::to_string(config.rank) + " and KHORUS_SIZE is " +

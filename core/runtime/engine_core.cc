@@ -135,6 +135,7 @@ Status EngineCore::meet_ranks() {
   if (!meeting.ok()) return meeting.status();
   epoch_ = meeting->epoch;
   missing_ranks_ = std::move(meeting->missing_ranks);
+  meeting_ = std::move(meeting->keep);
   lane_ = std::make_shared<Lane>();
   CoordinatorThread::Options options;
   options.node = node_options(options_, epoch_);
@@ -160,6 +161,7 @@ Status EngineCore::greet(const BackendSearch& search) {
   }
   const auto gathered = exchange("hello", encode(own), start_deadline_);
   if (!gathered.ok()) return gathered.status();
+  meeting_.reset();  // everybody has met
   std::vector<protocol::PeerInfo> peers;
   for (const wire::Bytes& bytes : *gathered) {
     Result<Hello> hello = decode_hello(bytes);

@@ -84,6 +84,7 @@ class EngineCore {
 
   uint64_t epoch_ = 0;
   std::function<std::string()> missing_ranks_;
+  std::shared_ptr<void> meeting_;  // until all have greeted each other
   std::shared_ptr<Lane> lane_;
   std::unique_ptr<CoordinatorThread> coordinator_;
   std::vector<Hello> hellos_;

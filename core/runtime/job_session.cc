@@ -22,6 +22,11 @@ Result<net::JobKey> JobSession::key(const Config& config) {
   return key;
 }
 
+bool JobSession::has_key(const Config& config) {
+  const std::lock_guard lock(mutex_);
+  return key_.has_value() || config.key_fd >= 0 || !config.key_file.empty();
+}
+
 uint64_t JobSession::next_generation(const std::string& job_id) {
   const std::lock_guard lock(mutex_);
   return ++generations_[job_id];

@@ -23,6 +23,8 @@ class JobSession {
  public:
   // From the descriptor or file that `config` names, once. Unavailable names what to set.
   Result<net::JobKey> key(const Config& config);
+  // Whether there is one to be had.
+  bool has_key(const Config& config);
   // 1, 2, ... for each engine of this job that this process makes: the epoch on all ranks.
   uint64_t next_generation(const std::string& job_id);
 

@@ -40,6 +40,7 @@ struct KHORUS_API Config {
   int64_t max_in_flight = 2;
   // Place and meeting
   int64_t rank = -1, size = -1, local_rank = -1, local_size = -1, cross_rank = -1, cross_size = -1;
+  std::string launcher;    // who else gave the place: "mpirun (Open MPI)"; empty: our variables
   std::string store;       // "host:port" of the rendezvous store
   std::string job_id;      // names the job in the store and in handshakes
   int64_t key_fd = -1;     // descriptor from which the job key (32 bytes) is read, then closed

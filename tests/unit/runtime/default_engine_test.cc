@@ -1,7 +1,11 @@
 // The free functions of khorus.h.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <array>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "khorus/khorus.h"
@@ -58,8 +62,53 @@ TEST(DefaultEngine, TcpWithoutAKeyIsNotServed) {
   ASSERT_FALSE(engine.ok());
   EXPECT_EQ(engine.status().code(), StatusCode::kUnavailable);
   EXPECT_THAT(engine.status().message(), testing::HasSubstr("KHORUS_KEY_FILE"));
-  options.config.store.clear();
-  EXPECT_THAT(Engine::create(options).status().message(), testing::HasSubstr("KHORUS_STORE"));
+}
+
+TEST(DefaultEngine, RanksOfSeveralHostsNeedAStore) {
+  EngineOptions options;
+  options.place = {0, 2, 0, 1, 0, 2};
+  const Status status = Engine::create(options).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), testing::HasSubstr("KHORUS_STORE"));
+}
+
+// Two ranks of one host with nothing but their places and a name for their job.
+TEST(DefaultEngine, RanksOfOneHostMeetWithoutAStore) {
+  std::array<Status, 2> results;
+  const auto run = [&](int rank) {
+    EngineOptions options;
+    options.place = {rank, 2, rank, 2, 0, 1};
+    options.config.job_id = "on-one-host-" + std::to_string(getpid());
+    options.session = make_job_session();
+    for (int round = 0; round < 2 && results[static_cast<size_t>(rank)].ok(); ++round) {
+      const auto engine = Engine::create(options);
+      results[static_cast<size_t>(rank)] =
+          engine.ok() ? (*engine)->barrier_async()->wait() : engine.status();
+    }
+  };
+  { const std::jthread first(run, 0), second(run, 1); }
+  for (const Status& status : results) EXPECT_TRUE(status.ok()) << status.to_string();
+}
+
+// A key on one rank only would make it two jobs.
+TEST(DefaultEngine, AKeyBelongsToAllRanksOrToNone) {
+  std::array<int, 2> pipe_ends{};
+  ASSERT_EQ(pipe(pipe_ends.data()), 0);
+  ASSERT_EQ(write(pipe_ends[1], std::string(32, 'k').data(), 32), 32);
+  std::array<Status, 2> results;
+  const auto run = [&](int rank) {
+    EngineOptions options;
+    options.place = {rank, 2, rank, 2, 0, 1};
+    options.config.job_id = "half-a-key-" + std::to_string(getpid());
+    options.config.start_timeout_s = 2;
+    if (rank == 0) options.config.key_fd = pipe_ends[0];
+    results[static_cast<size_t>(rank)] = Engine::create(options).status();
+  };
+  { const std::jthread first(run, 0), second(run, 1); }
+  close(pipe_ends[1]);
+  EXPECT_FALSE(results[0].ok());
+  EXPECT_EQ(results[1].code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(results[1].message(), testing::HasSubstr("rank 0 has a job key and this rank has"));
 }
 
 }  // namespace
