@@ -7,13 +7,13 @@
 //   train_lm --generate "def main" --checkpoint out/train_lm    write text with what was learned
 //   train_lm --help                                             every flag
 //
-// What Khorus adds to a single-process trainer is marked [khorus]: init, broadcast, the optimizer.
+// What Khorus adds to a single-process trainer is marked [khorus]: init, broadcast, the optimizer,
+// checkpoints.
 //
 // The run is a function of the flags and the text: example i of step s is a window of the text
 // whose place is a hash of (seed, s, i). Rank r takes its own range of i, so no two ranks train on
 // the same example, and a resumed run sees the same examples as one that never stopped. The model
 // has no dropout: nothing else is random, and the curves are equal bit for bit.
-#include <fcntl.h>
 #include <khorus/khorus.h>
 #include <khorus/torch.h>
 #include <sys/ioctl.h>
@@ -73,6 +73,7 @@ struct Config {
 };
 
 constexpr int64_t kVocabulary = 256;  // a token is a byte
+constexpr const char* kCheckpoint = "checkpoint.safetensors";
 
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -145,7 +146,8 @@ std::vector<Flag> flags_of(Config& c) {
       number("--clip", c.clip, 0, "bound of the gradient's norm; 0: none"),
       number("--seed", c.seed, 0, "of the initial weights and the sampler"),
       number("--threads", c.threads, 0, "torch threads per rank; 0: torch decides"),
-      text("--out", c.out, "folder for checkpoint.pt and metrics.jsonl (default out/train_lm)"),
+      text("--out", c.out,
+           "folder for checkpoint.safetensors and metrics.jsonl (default out/train_lm)"),
       number("--log-every", c.log_every, 1, "steps between progress lines"),
       number("--eval-every", c.eval_every, 1, "steps between evaluations"),
       number("--eval-windows", c.eval_windows, 1, "held-out windows per evaluation"),
@@ -494,119 +496,30 @@ double learning_rate_at(int64_t step, const Config& c) {
 // ------------------------------------------------------------------------------------- checkpoint
 
 fs::path checkpoint_path(const fs::path& file_or_folder) {
-  return fs::is_directory(file_or_folder) ? file_or_folder / "checkpoint.pt" : file_or_folder;
+  return fs::is_directory(file_or_folder) ? file_or_folder / kCheckpoint : file_or_folder;
 }
 
 // What must be equal for a resumed run to be the same run, and what makes the model again.
-std::string describe_run(const Config& c, uint64_t fingerprint) {
-  std::ostringstream text;
-  text.precision(17);
-  text << "layers " << c.layers << "\nwidth " << c.width << "\nheads " << c.heads << "\ncontext "
-       << c.context << "\ndtype " << c.dtype << "\nsteps " << c.steps << "\nexamples per step "
-       << c.batch * c.accumulate * khorus::size() << "\nlearning rate " << c.learning_rate
-       << "\nwarmup " << c.warmup << "\nweight decay " << c.weight_decay << "\nclip " << c.clip
-       << "\nseed " << c.seed << "\ntext " << fingerprint << "\n";
-  return text.str();
-}
-
-std::string line_of(const std::string& description, const std::string& key) {
-  std::istringstream lines(description);
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with(key + " ")) return line.substr(key.size() + 1);
-  }
-  throw std::runtime_error("this checkpoint does not say its " + key);
-}
-
-// A file is there whole or not at all: written beside, forced to the disk, then renamed.
-void write_atomically(const fs::path& path, const std::string& bytes) {
-  const fs::path temporary = path.string() + ".new";
-  const int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  bool ok = file >= 0;
-  for (size_t done = 0; ok && done < bytes.size();) {
-    const ssize_t wrote = ::write(file, bytes.data() + done, bytes.size() - done);
-    ok = wrote > 0;
-    if (ok) done += static_cast<size_t>(wrote);
-  }
-  ok = ok && ::fsync(file) == 0;
-  if (file >= 0) ok = ::close(file) == 0 && ok;
-  if (!ok || ::rename(temporary.c_str(), path.c_str()) != 0) {
-    throw std::runtime_error("cannot write " + path.string() + ": " + std::strerror(errno));
-  }
-}
-
-void save_checkpoint(const fs::path& path, const TransformerLM& model,
-                     const torch::optim::Optimizer& optimizer, const std::string& description,
-                     int64_t step) {
-  if (khorus::rank() != 0) return;
-  torch::serialize::OutputArchive archive, weights, moments;
-  model->save(weights);
-  optimizer.save(moments);
-  archive.write("model", weights);
-  archive.write("optimizer", moments);
-  archive.write("run", c10::IValue(description));
-  archive.write("step", c10::IValue(step));
-  std::ostringstream bytes;
-  archive.save_to(bytes);
-  write_atomically(path, bytes.str());
-}
-
-std::string read_file(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) throw std::runtime_error("there is no checkpoint at " + path.string());
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-torch::serialize::InputArchive open_checkpoint(const std::string& bytes) {
-  torch::serialize::InputArchive archive;
-  std::istringstream stream(bytes);
-  archive.load_from(stream);
-  return archive;
-}
-
-torch::serialize::InputArchive part_of(torch::serialize::InputArchive& archive, const char* key) {
-  torch::serialize::InputArchive part;
-  archive.read(key, part);
-  return part;
-}
-
-c10::IValue value_of(torch::serialize::InputArchive& archive, const char* key) {
-  c10::IValue value;
-  archive.read(key, value);
-  return value;
-}
-
-// [khorus] Rank 0 reads the file and sends its bytes, so only one machine needs to have it. A file
-// that cannot be read is told to the others as length -1, so that all stop.
-std::string read_on_rank_0(const fs::path& path) {
-  std::string bytes, error;
-  try {
-    if (khorus::rank() == 0) bytes = read_file(path);
-  } catch (const std::exception& caught) {
-    error = caught.what();
-  }
-  int64_t size = error.empty() ? static_cast<int64_t>(bytes.size()) : -1;
-  khorus::broadcast("checkpoint.size", &size, 1, 0);
-  if (size < 0) throw std::runtime_error(error.empty() ? "rank 0 has no checkpoint" : error);
-  bytes.resize(static_cast<size_t>(size));
-  khorus::broadcast("checkpoint.bytes", reinterpret_cast<uint8_t*>(bytes.data()), bytes.size(), 0);
-  return bytes;
-}
-
-// Returns the step that was done last.
-int64_t load_checkpoint(const fs::path& path, TransformerLM& model,
-                        torch::optim::Optimizer& optimizer, const std::string& description) {
-  auto archive = open_checkpoint(read_on_rank_0(path));
-  std::istringstream here(description), there(value_of(archive, "run").toStringRef());
-  for (std::string ours, theirs; std::getline(here, ours) && std::getline(there, theirs);) {
-    if (ours != theirs) {
-      throw std::runtime_error("the checkpoint is of another run: it has \"" + theirs +
-                               "\" where the flags say \"" + ours + "\"");
-    }
-  }
-  auto weights = part_of(archive, "model"), moments = part_of(archive, "optimizer");
-  model->load(weights);
-  optimizer.load(moments);
-  return value_of(archive, "step").toInt();
+std::map<std::string, std::string> describe_run(const Config& c, uint64_t fingerprint) {
+  const auto text = [](auto value) {
+    std::ostringstream stream;
+    stream.precision(17);
+    stream << value;
+    return stream.str();
+  };
+  return {{"layers", text(c.layers)},
+          {"width", text(c.width)},
+          {"heads", text(c.heads)},
+          {"context", text(c.context)},
+          {"dtype", c.dtype},
+          {"steps", text(c.steps)},
+          {"examples per step", text(c.batch * c.accumulate * khorus::size())},
+          {"learning rate", text(c.learning_rate)},
+          {"warmup", text(c.warmup)},
+          {"weight decay", text(c.weight_decay)},
+          {"clip", text(c.clip)},
+          {"seed", text(c.seed)},
+          {"text", text(fingerprint)}};
 }
 
 // --------------------------------------------------------------------------- evaluate and generate
@@ -638,16 +551,17 @@ double evaluate(TransformerLM& model, const Corpus& corpus, const Config& c) {
 
 void generate(Config c) {
   const fs::path path = checkpoint_path(c.checkpoint.empty() ? c.out : c.checkpoint);
-  auto archive = open_checkpoint(read_file(path));
-  const std::string run = value_of(archive, "run").toStringRef();
-  c.layers = std::stoll(line_of(run, "layers"));
-  c.width = std::stoll(line_of(run, "width"));
-  c.heads = std::stoll(line_of(run, "heads"));
-  c.context = std::stoll(line_of(run, "context"));
-  c.dtype = line_of(run, "dtype");
+  const khorus::torch::Safetensors checkpoint = khorus::torch::load_safetensors(path.string());
+  const auto note = [&checkpoint](const std::string& key) {
+    return checkpoint.metadata.at("note." + key);
+  };
+  c.layers = std::stoll(note("layers"));
+  c.width = std::stoll(note("width"));
+  c.heads = std::stoll(note("heads"));
+  c.context = std::stoll(note("context"));
+  c.dtype = note("dtype");
   TransformerLM model(c);
-  auto weights = part_of(archive, "model");
-  model->load(weights);
+  khorus::torch::load_model(*model, checkpoint);
 
   const torch::NoGradGuard no_grad;
   torch::manual_seed(static_cast<uint64_t>(c.seed));
@@ -759,9 +673,10 @@ void train(const Config& c) {
       make_adamw(model, c), model->named_parameters(), {.backward_passes_per_step = c.accumulate});
 
   if (khorus::rank() == 0) fs::create_directories(c.out);
-  const fs::path path = fs::path(c.out) / "checkpoint.pt";
-  const std::string description = describe_run(c, corpus.fingerprint);
-  const int64_t first = c.resume ? load_checkpoint(path, model, optimizer, description) : 0;
+  const std::string path = (fs::path(c.out) / kCheckpoint).string();
+  khorus::torch::TrainingState state{*model, optimizer, 0, describe_run(c, corpus.fingerprint)};
+  if (c.resume) khorus::torch::load_checkpoint(path, state);  // [khorus] on every rank
+  const int64_t first = state.step;
   if (first > 0) say("resumed after step %" PRId64 "\n", first);
   say("training: %d ranks x %" PRId64 " windows x %" PRId64 " bytes, steps %" PRId64 " to %" PRId64
       "\n",
@@ -781,7 +696,8 @@ void train(const Config& c) {
       progress.evaluated(step, validation);
     }
     if (step % c.checkpoint_every == 0 || step == last) {
-      save_checkpoint(path, model, optimizer, description, step);
+      state.step = step;
+      khorus::torch::save_checkpoint(path, state);  // [khorus] rank 0 writes
     }
   }
   if (last <= first) validation = evaluate(model, corpus, c);

@@ -3,12 +3,12 @@
 // Optimizer state travels as the bytes that torch::save writes: first their number, then the bytes.
 // So one path serves every optimizer that libtorch can save, whatever its state looks like.
 #include <ATen/ATen.h>
-#include <torch/optim/lbfgs.h>
 #include <torch/serialize.h>
 
 #include <exception>
 #include <sstream>
 
+#include "torch_plugin/optimizer_tree.h"
 #include "torch_plugin/tensor_view.h"
 
 namespace khorus::torch {
@@ -50,18 +50,8 @@ std::string broadcast_bytes(const std::string& bytes, bool failed, int root_rank
   return result;
 }
 
-// LBFGS keeps scratch between steps, with undefined tensors in it that libtorch cannot save. It is
-// written anew before it is read in every step.
-void drop_lbfgs_scratch(::torch::optim::Optimizer& optimizer) {
-  for (auto& [parameter, state] : optimizer.state()) {
-    auto* lbfgs = dynamic_cast<::torch::optim::LBFGSParamState*>(state.get());
-    if (lbfgs != nullptr) lbfgs->al(std::nullopt);
-  }
-}
-
 std::string save_optimizer(::torch::optim::Optimizer& optimizer) {
-  auto* distributed = dynamic_cast<DistributedOptimizer*>(&optimizer);
-  drop_lbfgs_scratch(distributed != nullptr ? distributed->wrapped() : optimizer);
+  drop_lbfgs_scratch(optimizer);
   std::ostringstream stream;
   ::torch::save(optimizer, stream);
   return stream.str();

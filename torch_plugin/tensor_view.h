@@ -4,6 +4,8 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "khorus/torch.h"
 
@@ -16,6 +18,8 @@ TensorView view_of(const Tensor& tensor, const std::string& what);
 
 // A CPU tensor over the engine's memory; it keeps `view.owner` until it is freed.
 Tensor tensor_of(const TensorView& view);
+
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 [[noreturn]] void throw_invalid(const std::string& message);
 

@@ -1,4 +1,5 @@
 // Broadcast of parameters, buffers and the state of every optimizer of torch::optim.
+#include "tests/torch/optimizers.h"
 #include "tests/torch/regression.h"
 #include "tests/torch/world.h"
 
@@ -39,43 +40,6 @@ TEST(BroadcastParameters, TakesADictionaryAndNonContiguousTensors) {
   });
 }
 
-struct Kind {
-  const char* name;
-  std::function<std::unique_ptr<::torch::optim::Optimizer>(std::vector<Tensor>, double rate)> make;
-};
-
-std::vector<Kind> kinds() {
-  namespace optim = ::torch::optim;
-  return {
-      {"SGD",
-       [](std::vector<Tensor> p, double rate) {
-         return std::make_unique<optim::SGD>(std::move(p), optim::SGDOptions(rate).momentum(0.9));
-       }},
-      {"Adam",
-       [](std::vector<Tensor> p, double rate) {
-         return std::make_unique<optim::Adam>(std::move(p), optim::AdamOptions(rate).amsgrad(true));
-       }},
-      {"AdamW",
-       [](std::vector<Tensor> p, double rate) {
-         return std::make_unique<optim::AdamW>(std::move(p), optim::AdamWOptions(rate));
-       }},
-      {"RMSprop",
-       [](std::vector<Tensor> p, double rate) {
-         return std::make_unique<optim::RMSprop>(
-             std::move(p), optim::RMSpropOptions(rate).momentum(0.5).centered(true));
-       }},
-      {"Adagrad",
-       [](std::vector<Tensor> p, double rate) {
-         return std::make_unique<optim::Adagrad>(std::move(p),
-                                                 optim::AdagradOptions(rate).lr_decay(0.1));
-       }},
-      {"LBFGS",
-       [](std::vector<Tensor> p, double rate) {
-         return std::make_unique<optim::LBFGS>(std::move(p), optim::LBFGSOptions(rate).max_iter(3));
-       }},
-  };
-}
-
 // Steps on the same examples everywhere, without Khorus.
 void step_alone(Net& net, ::torch::optim::Optimizer& optimizer, int64_t steps) {
   for (int64_t step = 0; step < steps; ++step) {
@@ -94,11 +58,11 @@ struct History {
   int64_t root_steps, other_steps;
 };
 
-class OptimizerStateTest : public ::testing::TestWithParam<std::tuple<Kind, History>> {};
+class OptimizerStateTest : public ::testing::TestWithParam<std::tuple<OptimizerKind, History>> {};
 
 // After the broadcast every rank goes on exactly as the root goes on.
 TEST_P(OptimizerStateTest, RanksGoOnAsTheRoot) {
-  const Kind& kind = std::get<0>(GetParam());
+  const OptimizerKind& kind = std::get<0>(GetParam());
   const History& how = std::get<1>(GetParam());
   constexpr double kRootRate = 0.02;
   Net expected(::torch::kFloat64);
@@ -121,7 +85,7 @@ TEST_P(OptimizerStateTest, RanksGoOnAsTheRoot) {
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds, OptimizerStateTest,
-    ::testing::Combine(::testing::ValuesIn(kinds()),
+    ::testing::Combine(::testing::ValuesIn(optimizer_kinds()),
                        ::testing::Values(History{"AllFresh", 0, 0}, History{"RootUsed", 4, 0},
                                          History{"OthersUsed", 0, 4}, History{"AllUsed", 3, 5})),
     [](const auto& test) {

@@ -1,47 +1,17 @@
 """Programs under khorusrun: real processes, the Gloo backend, the trainer from its command line.
 
-KHORUS_TEST_BIN is the folder with the built programs. Each test has its own folder and leaves
-nothing in it that matters.
+Each test has its own folder and leaves nothing in it that matters.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-BIN = Path(os.environ["KHORUS_TEST_BIN"])
-TIMEOUT_S = 150
-
-
-def run(
-    *command: object, ranks: int = 0, backend: str = "gloo"
-) -> subprocess.CompletedProcess[str]:
-    """Runs a program of ours, under khorusrun when `ranks` is not 0."""
-    words = [str(BIN / str(command[0])), *map(str, command[1:])]
-    if ranks:
-        words = [str(BIN / "khorusrun"), "-np", str(ranks), *words]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("KHORUS_")}
-    environment |= {"OMP_NUM_THREADS": "1"}
-    if ranks > 1:
-        environment["KHORUS_BACKEND"] = backend
-    return subprocess.run(
-        words,
-        env=environment,
-        capture_output=True,
-        encoding="latin-1",  # any byte may be generated
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-
-
-def good(result: subprocess.CompletedProcess[str]) -> list[str]:
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout.splitlines()
+from programs import good, run
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -124,7 +94,10 @@ def test_stop_and_resume_give_the_same_curve(
     assert match, lines[-1]
     assert float(match[1]) < float(match[2])
     assert Path(match[4]).is_file()
-    assert not list(whole.glob("*.new"))
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "checkpoint.safetensors",
+        "metrics.jsonl",
+    ]
 
 
 def test_ranks_train_as_one_rank_with_the_whole_batch(text: Path, tmp_path: Path) -> None:
@@ -185,8 +158,8 @@ def test_operating_errors_are_explained(text: Path, tmp_path: Path) -> None:
     assert "there is no such file or folder" in missing.stderr
     unsaved = run("train_lm", *TINY, "--data", text, "--out", tmp_path, "--resume")
     assert unsaved.returncode == 1
-    assert "there is no checkpoint at" in unsaved.stderr
+    assert "checkpoint.safetensors: No such file" in unsaved.stderr
     good(run("train_lm", *TINY, "--data", text, "--out", tmp_path, "--stop-after", 2))
     other = run("train_lm", *TINY, "--data", text, "--out", tmp_path, "--resume", "--seed", 2)
     assert other.returncode == 1
-    assert 'it has "seed 1" where the flags say "seed 2"' in other.stderr
+    assert 'it has "seed 1" where this run has "seed 2"' in other.stderr

@@ -1,4 +1,5 @@
-// Khorus for libtorch: collectives on tensors, DistributedOptimizer, broadcast of training state.
+// Khorus for libtorch: collectives on tensors, DistributedOptimizer, broadcast of training state;
+// checkpoints are in torch_checkpoint.h, which this includes.
 //
 //   khorus::init();
 //   auto model = Net();
@@ -28,6 +29,7 @@
 
 #include "khorus/engine.h"
 #include "khorus/khorus.h"
+#include "khorus/torch_checkpoint.h"
 
 namespace khorus::torch {
 

@@ -1,0 +1,39 @@
+"""Running the built programs: alone, or under khorusrun.
+
+KHORUS_TEST_BIN is the folder they are in.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+BIN = Path(os.environ["KHORUS_TEST_BIN"])
+TIMEOUT_S = 150
+
+
+def run(
+    *command: object, ranks: int = 0, backend: str = "gloo"
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program of ours, under khorusrun when `ranks` is not 0."""
+    words = [str(BIN / str(command[0])), *map(str, command[1:])]
+    if ranks:
+        words = [str(BIN / "khorusrun"), "-np", str(ranks), *words]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("KHORUS_")}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    if ranks > 1:
+        environment["KHORUS_BACKEND"] = backend
+    return subprocess.run(
+        words,
+        env=environment,
+        capture_output=True,
+        encoding="latin-1",  # any byte may be generated
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def good(result: subprocess.CompletedProcess[str]) -> list[str]:
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout.splitlines()
