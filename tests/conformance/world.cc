@@ -28,7 +28,8 @@ Member::Member(const khorus_backend& backend, Host& host, const WorldOptions& op
     : backend_(backend), host_(host), size_(options.size) {
   const size_t size = static_cast<size_t>(options.size);
   const std::vector<int32_t> ranks = global_ranks_of(options);
-  const std::vector<const char*> hosts(size, "testhost");
+  std::vector<const char*> hosts = options.hosts;
+  hosts.resize(size, "testhost");
   khorus_group group{};
   group.struct_size = sizeof(group);
   group.rank = host.rank;

@@ -23,6 +23,8 @@ struct WorldOptions {
   // Of the group's ranks, ascending; empty: some that are not the ranks in the group, so that a
   // mix-up shows.
   std::vector<int32_t> global_ranks = {};
+  // By the group's ranks; empty: the same for all.
+  std::vector<const char*> hosts = {};
 };
 
 // The group's ranks in the job.
