@@ -53,13 +53,14 @@ bool Collectives::is_small(size_t bytes) const {
 
 void Collectives::small_round(const khorus_op& op, const void* data, size_t bytes) {
   const SmallHeader mine = header_of(op);
-  std::byte* message = mesh_.small_message().data();
+  std::byte* message = mesh_.small_message(sizeof(mine) + bytes).data();
   std::memcpy(message, &mine, sizeof(mine));
   if (bytes > 0) std::memcpy(message + sizeof(mine), data, bytes);
-  mesh_.exchange_small(sizeof(mine) + bytes);
+  mesh_.exchange_small();
   for (int r = 0; r < mesh_.size(); ++r) {
-    SmallHeader theirs;
-    std::memcpy(&theirs, mesh_.small_from(r), sizeof(theirs));
+    SmallHeader theirs{};
+    const std::span<const std::byte> received = mesh_.small_from(r);
+    std::memcpy(&theirs, received.data(), std::min(sizeof(theirs), received.size()));
     if (std::memcmp(&theirs, &mine, sizeof(mine)) != 0) {
       throw Failure(r, false,
                     "runs " + describe(theirs) + " while this rank runs " + describe(mine) +
@@ -69,8 +70,14 @@ void Collectives::small_round(const khorus_op& op, const void* data, size_t byte
   }
 }
 
-const std::byte* Collectives::small_payload(int rank) const {
-  return mesh_.small_from(rank) + sizeof(SmallHeader);
+const std::byte* Collectives::small_payload(int rank, size_t bytes) {
+  const std::span<const std::byte> message = mesh_.small_from(rank);
+  if (message.size() != sizeof(SmallHeader) + bytes) {
+    throw Failure(rank, false,
+                  "sent " + std::to_string(message.size()) + " bytes, not " +
+                      std::to_string(sizeof(SmallHeader) + bytes));
+  }
+  return message.data() + sizeof(SmallHeader);
 }
 
 void Collectives::allgather(const khorus_op& op) {
@@ -95,7 +102,7 @@ void Collectives::allgather(const khorus_op& op) {
     for (int r = 0; r < mesh_.size(); ++r) {
       const std::span<std::byte> theirs = block(r);
       if (r != mesh_.rank() && !theirs.empty()) {
-        std::memcpy(theirs.data(), small_payload(r), theirs.size());
+        std::memcpy(theirs.data(), small_payload(r, theirs.size()), theirs.size());
       }
     }
     return;

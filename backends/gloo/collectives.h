@@ -64,8 +64,8 @@ class Collectives {
   // Everybody's `bytes` (which may differ by rank) to everybody. Throws if another rank is running
   // something else.
   void small_round(const khorus_op& op, const void* data, size_t bytes);
-  // What `rank` sent in the last small_round().
-  const std::byte* small_payload(int rank) const;
+  // What `rank` sent in the last small_round(), which must be `bytes`.
+  const std::byte* small_payload(int rank, size_t bytes);
   // `count` elements from `offset` bytes on of what everybody sent in it, reduced.
   void reduce_small(const khorus_op& op, size_t offset, size_t count);
 

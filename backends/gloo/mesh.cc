@@ -99,7 +99,7 @@ struct Mesh::Card {
 struct Mesh::Peer {
   transport::Pair* pair = nullptr;  // the context's
   SocketName listening{};           // this rank's socket for that peer
-  std::vector<std::byte> inbox;     // two small messages
+  std::vector<std::byte> inbox;     // two small slots
   // After the memory they refer to: they go first.
   std::unique_ptr<transport::Buffer> small_out;
   std::unique_ptr<transport::Buffer> small_in;
@@ -136,7 +136,7 @@ std::string Mesh::listen() {
   device_ = transport::tcp::CreateDevice(attributes);
   context_ = device_->createContext(options_.rank, options_.size);
   context_->setTimeout(options_.timeout);
-  outbox_.resize(2 * kSmallBytes);
+  outbox_.resize(2 * SmallSlot::kSlotBytes);
   peers_.resize(static_cast<size_t>(options_.size));
   Card card{.token = token_, .address = {}, .ports = {}};
   for (int r = 0; r < options_.size; ++r) {
@@ -153,7 +153,7 @@ std::string Mesh::listen() {
 void Mesh::prepare(Peer& peer, transport::Pair& pair) {
   peer.pair = &pair;
   peer.listening = transport::tcp::Address(pair.address().bytes()).getSockaddr();
-  peer.inbox.resize(2 * kSmallBytes);
+  peer.inbox.resize(2 * SmallSlot::kSlotBytes);
   peer.small_out = pair.createSendBuffer(kSmallSlot, outbox_.data(), outbox_.size());
   peer.small_in = pair.createRecvBuffer(kSmallSlot, peer.inbox.data(), peer.inbox.size());
   // From address 0 on: offsets are addresses, so one serves all memory.
@@ -224,21 +224,22 @@ void Mesh::connect_pair(int peer_rank, const SocketName& theirs) {
 // Whoever reached one of our sockets first was accepted: it must know what only the authenticated
 // exchange told the ranks of this group.
 void Mesh::prove_tokens(const std::vector<Token>& tokens) {
-  // Each peer wants to see its own token; one small message goes to all, so it holds all of them.
-  Token* out = reinterpret_cast<Token*>(small_message().data());
   if (tokens.size() * sizeof(Token) > kSmallBytes) {
     throw Failure(
         -1, false,
         "a Gloo group has at most " + std::to_string(kSmallBytes / sizeof(Token)) + " ranks");
   }
-  std::copy(tokens.begin(), tokens.end(), out);
+  // Each peer wants to see its own token; one small message goes to all, so it holds all of them.
   // Gloo fits a connection's send buffer to the largest small message, far too little for large
   // ones. Having seen the largest there can be, it will not do so again.
-  exchange_small(kSmallBytes);
+  std::memcpy(small_message(kSmallBytes).data(), tokens.data(), tokens.size() * sizeof(Token));
+  exchange_small();
   for (const PeerSocket& socket : sockets_) socket.set_send_buffer(kSendBufferBytes);
   for (int r = 0; r < options_.size; ++r) {
-    const Token* theirs = reinterpret_cast<const Token*>(small_from(r));
-    if (theirs[options_.rank] != token_) {
+    const size_t mine = static_cast<size_t>(options_.rank) * sizeof(Token);
+    const std::span<const std::byte> message = small_from(r);
+    if (message.size() != kSmallBytes ||
+        !std::equal(token_.begin(), token_.end(), message.begin() + mine)) {
       throw Failure(r, false,
                     "the connection is not with that rank: it does not know this group's "
                     "token");
@@ -266,7 +267,7 @@ bool Mesh::interrupted() const {
 
 // Gloo tells of a broken connection before it tells of a message that had arrived on it. A peer
 // that is through with its last operation closes its connections, so what arrived must count: asked
-// again, Gloo gives it.
+// again, Gloo gives it (on a lane).
 template <class Function>
 void Mesh::wait(int peer, Function&& function) {
   guarded(peer, [&] {
@@ -288,28 +289,46 @@ void Mesh::guarded(int peer, Function&& function) {
   }
 }
 
-std::span<std::byte> Mesh::small_message() {
-  return std::span(outbox_).subspan((round_ % 2) * kSmallBytes, kSmallBytes);
+SmallSlot Mesh::slot_in(std::vector<std::byte>& box, uint64_t round) {
+  return SmallSlot(
+      std::span(box).subspan((round % 2) * SmallSlot::kSlotBytes, SmallSlot::kSlotBytes));
 }
 
-void Mesh::exchange_small(size_t bytes) {
-  const size_t offset = (round_ % 2) * kSmallBytes;
+std::span<std::byte> Mesh::small_message(size_t bytes) {
+  return slot_in(outbox_, round_).write(bytes, round_);
+}
+
+void Mesh::exchange_small() {
+  const size_t begin = slot_in(outbox_, round_).begin();
+  const size_t offset = (round_ % 2) * SmallSlot::kSlotBytes + begin;
+  const size_t bytes = SmallSlot::kSlotBytes - begin;
   for (int r = 0; r < options_.size; ++r) {
     if (r != options_.rank) guarded(r, [&] { peer(r).small_out->send(offset, bytes, offset); });
   }
   for (int r = 0; r < options_.size; ++r) {
-    if (r != options_.rank) wait(r, [&] { peer(r).small_in->waitRecv(); });
+    if (r != options_.rank) wait_small(r);
   }
   for (int r = 0; r < options_.size; ++r) {
-    if (r != options_.rank) wait(r, [&] { peer(r).small_out->waitSend(); });
+    if (r != options_.rank) guarded(r, [&] { peer(r).small_out->waitSend(); });
   }
   ++round_;
 }
 
-const std::byte* Mesh::small_from(int rank) const {
-  const size_t offset = ((round_ + 1) % 2) * kSmallBytes;
-  if (rank == options_.rank) return outbox_.data() + offset;
-  return peers_[static_cast<size_t>(rank)]->inbox.data() + offset;
+// Once a connection has ended Gloo says so for ever instead of giving what had arrived before; but
+// then it writes to the slot no more.
+void Mesh::wait_small(int rank) {
+  guarded(rank, [&] {
+    try {
+      peer(rank).small_in->waitRecv();
+    } catch (const ::gloo::Exception&) {
+      if (!slot_in(peer(rank).inbox, round_).holds(round_)) throw;
+    }
+  });
+}
+
+std::span<const std::byte> Mesh::small_from(int rank) {
+  std::vector<std::byte>& box = rank == options_.rank ? outbox_ : peer(rank).inbox;
+  return slot_in(box, round_ - 1).message();
 }
 
 transport::UnboundBuffer& Mesh::lane_of(int rank, Lane lane) {

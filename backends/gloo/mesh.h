@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "backends/gloo/peer_socket.h"
+#include "backends/gloo/small_slot.h"
 
 namespace gloo::transport {
 class Buffer;
@@ -67,7 +68,7 @@ class Mesh {
     std::string interface;                 // "": loopback
   };
   // Largest small message.
-  static constexpr size_t kSmallBytes = 32 * 1024;
+  static constexpr size_t kSmallBytes = SmallSlot::kMostBytes;
 
   explicit Mesh(const Options& options);
   ~Mesh();
@@ -85,12 +86,12 @@ class Mesh {
   int rank() const { return options_.rank; }
   int size() const { return options_.size; }
 
-  // Memory for this rank's next small message. Valid until send_small().
-  std::span<std::byte> small_message();
-  // Sends the first `bytes` (at least 1) of it to everybody, and waits for theirs.
-  void exchange_small(size_t bytes);
+  // Memory for this rank's next small message, of `bytes`; aligned to 16.
+  std::span<std::byte> small_message(size_t bytes);
+  // Sends it to everybody, and waits for theirs.
+  void exchange_small();
   // What `rank` sent in the last round, this rank's own included; constant until the next round.
-  const std::byte* small_from(int rank) const;
+  std::span<const std::byte> small_from(int rank);
 
   // Start to send or receive; the memory must stay until the matching wait has returned. The other
   // side must receive, or send, as many bytes.
@@ -117,6 +118,9 @@ class Mesh {
   void guarded(int peer, Function&& function);
   template <class Function>
   void wait(int peer, Function&& function);
+  void wait_small(int rank);
+  // The slot of a round in the memory of two of them.
+  static SmallSlot slot_in(std::vector<std::byte>& box, uint64_t round);
   Peer& peer(int rank) { return *peers_[static_cast<size_t>(rank)]; }
   ::gloo::transport::UnboundBuffer& lane_of(int rank, Lane lane);
 
@@ -125,8 +129,8 @@ class Mesh {
   std::shared_ptr<::gloo::transport::Device> device_;
   std::shared_ptr<::gloo::transport::Context> context_;
   std::vector<std::unique_ptr<Peer>> peers_;  // by rank; null for this one
-  std::vector<std::byte> outbox_;             // two small messages
-  uint64_t round_ = 0;                        // of small messages
+  std::vector<std::byte> outbox_;             // two small slots
+  uint64_t round_ = 1;                        // of small messages: the next one
 
   mutable std::mutex mutex_;  // of what interrupt() looks at
   bool interrupted_ = false;

@@ -38,7 +38,8 @@ void Collectives::reduce_small(const khorus_op& op, size_t offset, size_t count)
   std::vector<const void*> sources{input_at(op, offset)};
   if (mesh_.size() > 1) {
     sources.clear();
-    for (int r = 0; r < mesh_.size(); ++r) sources.push_back(small_payload(r) + offset);
+    const size_t bytes = op.count * bytes_per_element(op);
+    for (int r = 0; r < mesh_.size(); ++r) sources.push_back(small_payload(r, bytes) + offset);
   }
   base::reduce(reduction_of(op, count), op.output, sources);
 }
