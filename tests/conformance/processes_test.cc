@@ -114,16 +114,19 @@ class GlooProcesses : public ::testing::TestWithParam<int> {
 };
 
 TEST_P(GlooProcesses, KilledRankIsAnErrorOnAllOthers) {
-  for (int repetition = 0; repetition < 3; ++repetition) {
-    Processes processes("gloo", GetParam(), "work");
-    processes.relay_exchange();
-    kill_one_and_watch(processes, GetParam());
+  for (const char* task : {"allreduce", "alltoall", "reducescatter", "sendrecv"}) {
+    SCOPED_TRACE(task);
+    for (int repetition = 0; repetition < 3; ++repetition) {
+      Processes processes("gloo", GetParam(), task);
+      processes.relay_exchange();
+      kill_one_and_watch(processes, GetParam());
+    }
   }
 }
 
 TEST_P(GlooProcesses, ForkedChildrenDoNotKeepConnectionsOpen) {
   const int size = GetParam();
-  Processes processes("gloo", size, "work-forked");
+  Processes processes("gloo", size, "forked");
   processes.relay_exchange();
   std::vector<pid_t> children;
   for (int r = 0; r < size; ++r) {
@@ -138,7 +141,7 @@ TEST_P(GlooProcesses, ForkedChildrenDoNotKeepConnectionsOpen) {
 INSTANTIATE_TEST_SUITE_P(Sizes, GlooProcesses, ::testing::Values(2, 3));
 
 TEST(LocalProcesses, RanksOfOtherProcessesAreRefused) {
-  Processes processes("local", 2, "work");
+  Processes processes("local", 2, "allreduce");
   processes.relay_exchange();
   EXPECT_EQ(processes.wait(1), static_cast<int>(StatusCode::kUnavailable));
 }

@@ -2,11 +2,12 @@
 //
 // Its exchange goes over a socket to the test: a message up is {size, bytes}, the answer is all
 // ranks' messages. Arguments: backend, rank, size, descriptor of that socket, what to do:
-//   work        allreduces of several sizes until one fails; the exit code is that error's code
-//   work-forked the same, but first forks a child that outlives everyone (a data-loader worker);
-//   the
-//               child's process id goes up the socket
-// After connecting, and for "work" after the first operation, a byte goes up the socket.
+//   allreduce, alltoall, reducescatter, sendrecv
+//               operations of several sizes until one fails; the exit code is that error's code.
+//               sendrecv is one of every two ranks, in a total order
+//   forked      as allreduce, but first forks a child that outlives everyone (a data-loader
+//               worker); the child's process id goes up the socket
+// After the first round of operations a word goes up the socket.
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -52,19 +53,71 @@ int fail(const char* what, const khorus_error& error) {
   return error.code;
 }
 
-int work(const khorus_backend& backend, khorus_comm* comm, const Parent& parent) {
-  std::vector<float> data(1 << 20, 0.5f);
-  for (uint64_t i = 0;; ++i) {
+// Runs operations of one kind on this rank, of elements that are all alike.
+class Worker {
+ public:
+  Worker(const khorus_backend& backend, khorus_comm* comm, const Parent& parent, int rank)
+      : backend_(backend), comm_(comm), size_(parent.size), rank_(rank) {}
+
+  // One round with `count` elements for each rank.
+  int32_t run(const std::string& task, size_t count, khorus_error& error) {
+    counts_.assign(static_cast<size_t>(size_), count);
+    if (task == "alltoall") return run_one(OpKind::kAlltoall, count * counts_.size(), error);
+    if (task == "reducescatter") {
+      return run_one(OpKind::kReducescatter, count * counts_.size(), error);
+    }
+    if (task == "sendrecv") return run_pairs(count, error);
+    return run_one(OpKind::kAllreduce, count, error);
+  }
+
+ private:
+  int32_t run_one(OpKind kind, size_t count, khorus_error& error, int peer = 0) {
+    input_.resize(count);
+    output_.resize(count);
     khorus_op op{};
     op.struct_size = sizeof(op);
-    op.kind = static_cast<uint8_t>(OpKind::kAllreduce);
+    op.kind = static_cast<uint8_t>(kind);
     op.dtype = static_cast<uint8_t>(DataType::kFloat32);
     op.reduce_op = static_cast<uint8_t>(ReduceOp::kMax);
-    op.sequence = i;
-    op.input = op.output = data.data();
-    op.count = i % 3 == 0 ? data.size() : 1 + i % 20000;
+    op.sequence = sequence_++;
+    op.input = input_.data();
+    op.output = output_.data();
+    op.count = count;
+    op.counts = counts_.data();
+    op.recv_counts = counts_.data();
+    op.recv_count = count;
+    op.peer = peer;
+    return backend_.run(comm_, &op, &error);
+  }
+  int32_t run_pairs(size_t count, khorus_error& error) {
+    for (int a = 0; a < size_; ++a) {
+      for (int b = a + 1; b < size_; ++b) {
+        if (rank_ != a && rank_ != b) {
+          ++sequence_;
+          continue;
+        }
+        const int32_t code = run_one(OpKind::kSendRecv, count, error, a + b - rank_);
+        if (code != 0) return code;
+      }
+    }
+    return 0;
+  }
+
+  const khorus_backend& backend_;
+  khorus_comm* const comm_;
+  const int size_;
+  const int rank_;
+  uint64_t sequence_ = 0;
+  std::vector<uint64_t> counts_;
+  std::vector<float> input_;
+  std::vector<float> output_;
+};
+
+int work(Worker& worker, const std::string& task, const Parent& parent) {
+  for (size_t i = 0;; ++i) {
     khorus_error error{};
-    if (backend.run(comm, &op, &error) != 0) return fail("run", error);
+    const size_t count = i % 3 == 2 ? 1 + i % 20000 : size_t{1} << 20;
+    if (worker.run(task, count, error) != 0) return fail("run", error);
     if (i == 0) send_frame(parent.socket, "working");
   }
 }
@@ -111,8 +164,9 @@ int run_rank(char** arguments) {
   if (code != 0) {
     fail("connect", error);
   } else {
-    if (task == "work-forked") fork_worker(parent);
-    code = work(*backend, comm, parent);
+    if (task == "forked") fork_worker(parent);
+    Worker worker(*backend, comm, parent, group.rank);
+    code = work(worker, task, parent);
   }
   backend->disconnect(comm);
   return code;
