@@ -3,6 +3,7 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <numeric>
 
 #include "core/base/config_table.h"
@@ -180,7 +181,9 @@ std::string expectation(const Knob& knob) {
       return "one of trace, debug, info, warning, error, fatal";
   }
   if (knob.minimum > std::numeric_limits<double>::lowest()) {
-    text += ", at least " + std::to_string(static_cast<int64_t>(knob.minimum));
+    char minimum[32];
+    std::snprintf(minimum, sizeof minimum, "%g", knob.minimum);
+    text += std::string(", at least ") + minimum;
   }
   return text;
 }

@@ -87,8 +87,7 @@ bool Node::State::subtree_drained() const {
 // ---- inner nodes ----
 
 // Appends what `ranks` have submitted, and sends the report if it is full.
-void Node::State::report(const TableEntry& entry, const wire::RankSet& ranks,
-                         wire::Report* news) {
+void Node::State::report(const TableEntry& entry, const wire::RankSet& ranks, wire::Report* news) {
   const size_t before = news->contributions.size();
   append_to_report(entry, ranks, entry.needed, cache, sets, news);
   for (size_t i = before; i < news->contributions.size(); ++i) {
@@ -193,6 +192,7 @@ void Node::State::inspect_stalls(TimeUs now) {
     wire::StallReport report{verdict.report->substr(0, wire::Limits::kMaxTextBytes)};
     send_to_children(report);
     log(LogLevel::kWarning, report.text);
+    ++stats.stall_reports;
   }
   if (verdict.give_up) {
     fail(wire::Fault{StatusCode::kTimeout, -1, "stalled beyond the limit: " + *verdict.give_up}, -1,

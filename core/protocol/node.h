@@ -61,6 +61,7 @@ struct Execution {
   uint64_t sequence = 0;  // of the decision
   wire::Response response;
   std::vector<uint64_t> tickets;  // this rank's, by tensor of the response
+  uint64_t first_position = 0;    // of the first tensor in the order of all agreed operations
 };
 
 // An operation that is over without the data plane: an error, a barrier, an exchange.
@@ -68,6 +69,7 @@ struct Completion {
   uint64_t ticket = 0;
   Status status;
   std::vector<wire::Bytes> payloads;  // exchange: by rank of the process set
+  uint64_t position = 0;              // in the order of all agreed operations; 0: not agreed
 };
 
 struct LogLine {
@@ -94,6 +96,7 @@ struct NodeStats {
   uint64_t submitted_from_cache = 0;
   uint64_t decisions = 0;
   uint64_t cached_tensors = 0;  // now in the cache
+  uint64_t stall_reports = 0;
 };
 
 class Node {

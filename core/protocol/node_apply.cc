@@ -43,6 +43,8 @@ void Node::State::apply_response(wire::Response response, bool cached) {
     apply_error(response);
     return;
   }
+  const uint64_t first_position = agreed_operations + 1;
+  agreed_operations += response.tensors.size();
   for (size_t i = 0; i < response.tensors.size(); ++i) {
     const wire::ResponseTensor& tensor = response.tensors[i];
     const ResponseCache::Entry* known = cache.find(key_of(tensor.request));
@@ -69,13 +71,14 @@ void Node::State::apply_response(wire::Response response, bool cached) {
   const OpKind kind = response.tensors.front().request.kind;
   if (kind == OpKind::kBarrier || kind == OpKind::kExchange) {
     for (size_t i = 0; i < response.tensors.size(); ++i) {
-      out.completions.push_back(
-          {execution.tickets[i], Status(), std::move(response.tensors[i].payloads)});
+      out.completions.push_back({execution.tickets[i], Status(),
+                                 std::move(response.tensors[i].payloads), first_position + i});
     }
     return;
   }
   ++in_flight;
   execution.sequence = applied;
+  execution.first_position = first_position;
   execution.response = std::move(response);
   out.executions.push_back(std::move(execution));
 }

@@ -131,6 +131,7 @@ void Node::State::receive_from_parent(const wire::Frame& frame, TimeUs now) {
   } else if (const auto* report = std::get_if<wire::StallReport>(&frame.message)) {
     send_to_children(*report);
     log(LogLevel::kWarning, report->text);
+    ++stats.stall_reports;
   } else {
     violation(topology.parent(), "a message that only children send", now);
   }

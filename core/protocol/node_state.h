@@ -71,6 +71,7 @@ struct Node::State {
 
   // ---- decisions ----
   uint64_t applied = 0;
+  uint64_t agreed_operations = 0;  // of all process sets: the same number on every rank
   uint64_t history_digest = 0;
   std::optional<Coordinator> coordinator;  // at the root
   StallInspector stall_inspector;

@@ -16,21 +16,14 @@ namespace {
 constexpr std::chrono::milliseconds kGoodbyePatience{2000};
 constexpr std::chrono::milliseconds kFaultPatience{200};
 
-std::string negotiate_event(OpKind kind) {
-  std::string event = "NEGOTIATE_";
-  for (const char c : to_string(kind)) event += static_cast<char>(c - 'a' + 'A');
-  return event;
-}
-
-std::string operation_event(OpKind kind) { return negotiate_event(kind).substr(10); }
-
 }  // namespace
 
 CoordinatorThread::CoordinatorThread(Options options)
     : options_(std::move(options)),
       channel_(*options_.channel),
       lane_(*options_.lane),
-      timeline_(*options_.timeline),
+      observer_(*options_.observer),
+      timeline_(observer_.timeline()),
       node_(options_.node) {}
 
 CoordinatorThread::~CoordinatorThread() {
@@ -45,16 +38,12 @@ void CoordinatorThread::start() {
 // ---- any thread ----
 
 Status CoordinatorThread::submit(Batch& batch) {
-  if (timeline_.enabled()) {
-    for (const WorkStatePtr& work : batch.works) {
-      timeline_.begin(work->name(), negotiate_event(work->operation().kind));
-    }
-  }
+  observer_.submitted(batch);
   Status status = queue_.push(batch);
   if (status.ok()) {
     channel_.wake();
-  } else if (timeline_.enabled()) {
-    for (const WorkStatePtr& work : batch.works) timeline_.end(work->name());
+  } else {
+    observer_.refused(batch, status);
   }
   return status;
 }
@@ -104,6 +93,16 @@ EngineStats CoordinatorThread::stats() const {
   stats.control_messages_received = published_.messages_received.load(std::memory_order_relaxed);
   stats.control_bytes_received = published_.bytes_received.load(std::memory_order_relaxed);
   stats.tensors_from_cache = published_.from_cache.load(std::memory_order_relaxed);
+  return stats;
+}
+
+protocol::NodeStats CoordinatorThread::node_stats() const {
+  protocol::NodeStats stats;
+  stats.submitted = published_.submitted.load(std::memory_order_relaxed);
+  stats.submitted_from_cache = published_.from_cache.load(std::memory_order_relaxed);
+  stats.decisions = published_.decisions.load(std::memory_order_relaxed);
+  stats.cached_tensors = published_.cached.load(std::memory_order_relaxed);
+  stats.stall_reports = published_.stall_reports.load(std::memory_order_relaxed);
   return stats;
 }
 
@@ -171,6 +170,7 @@ void CoordinatorThread::take_inputs() {
 // The neighbours learn why; nothing else that the node says matters any more.
 void CoordinatorThread::give_up(const Status& status) {
   faulted_ = true;
+  observer_.failed(status);
   options_.status_page->note_failure(status);
   options_.abort_data_plane(status);
   node_.data_plane_failed(status, now_us());
@@ -255,14 +255,7 @@ void CoordinatorThread::run(std::vector<protocol::Execution> executions) {
     job.response = std::move(execution.response);
     job.works.reserve(execution.tickets.size());
     for (const uint64_t ticket : execution.tickets) job.works.push_back(take_work(ticket));
-    if (timeline_.enabled()) {
-      const std::string event = operation_event(job.response.tensors.front().request.kind);
-      for (const WorkStatePtr& work : job.works) {
-        timeline_.end(work->name());
-        timeline_.begin(work->name(), event);
-        timeline_.begin(work->name(), "QUEUE");
-      }
-    }
+    observer_.agreed(job, execution.first_position);
     jobs.push_back(std::move(job));
   }
   given_executions_ += jobs.size();
@@ -277,7 +270,7 @@ void CoordinatorThread::complete(std::vector<protocol::Completion> completions) 
   finished.reserve(completions.size());
   for (protocol::Completion& completion : completions) {
     WorkStatePtr work = take_work(completion.ticket);
-    timeline_.end(work->name());
+    observer_.over(*work, completion.status, completion.position);
     work->set_payloads(std::move(completion.payloads));
     finished.push_back({work.get(), std::move(completion.status)});
     works.push_back(std::move(work));
@@ -288,6 +281,7 @@ void CoordinatorThread::complete(std::vector<protocol::Completion> completions) 
 void CoordinatorThread::fault(const Status& status) {
   faulted_ = true;
   failure_deadline_us_ = protocol::kNever;
+  observer_.failed(status);
   options_.logger->error(status.to_string());
   options_.status_page->note_failure(status);
   queue_.close(status);
@@ -300,7 +294,7 @@ void CoordinatorThread::fail_everything(const Status& status) {
   for (auto& [ticket, work] : works_) works.push_back(std::move(work));
   works_.clear();
   for (const WorkStatePtr& work : works) {
-    timeline_.end(work->name());
+    observer_.over(*work, status);
     finished.push_back({work.get(), status});
   }
   lane_.finish(finished);
@@ -336,7 +330,12 @@ void CoordinatorThread::publish_stats() {
   published_.bytes_sent.store(channel.bytes_sent, std::memory_order_relaxed);
   published_.messages_received.store(channel.messages_received, std::memory_order_relaxed);
   published_.bytes_received.store(channel.bytes_received, std::memory_order_relaxed);
-  published_.from_cache.store(node_.stats().submitted_from_cache, std::memory_order_relaxed);
+  const protocol::NodeStats& node = node_.stats();
+  published_.submitted.store(node.submitted, std::memory_order_relaxed);
+  published_.from_cache.store(node.submitted_from_cache, std::memory_order_relaxed);
+  published_.decisions.store(node.decisions, std::memory_order_relaxed);
+  published_.cached.store(node.cached_tensors, std::memory_order_relaxed);
+  published_.stall_reports.store(node.stall_reports, std::memory_order_relaxed);
 }
 
 }  // namespace khorus::runtime

@@ -29,8 +29,8 @@
 #include "core/net/control_channel.h"
 #include "core/protocol/node.h"
 #include "core/runtime/lane.h"
+#include "core/runtime/observer.h"
 #include "core/runtime/tensor_queue.h"
-#include "core/runtime/timeline.h"
 #include "khorus/engine.h"
 
 namespace khorus::runtime {
@@ -42,7 +42,7 @@ class CoordinatorThread {
     protocol::NodeOptions node;
     std::unique_ptr<net::ControlChannel> channel;
     std::shared_ptr<Lane> lane;
-    Timeline* timeline = nullptr;
+    Observer* observer = nullptr;
     const base::Logger* logger = nullptr;
     base::StatusPage* status_page = nullptr;
     std::function<void(const Status&)> abort_data_plane;  // must not block
@@ -72,6 +72,7 @@ class CoordinatorThread {
 
   // Of the control side; the rest stays 0.
   EngineStats stats() const;
+  protocol::NodeStats node_stats() const;
 
  private:
   void loop();
@@ -98,6 +99,7 @@ class CoordinatorThread {
   const Options options_;
   net::ControlChannel& channel_;
   Lane& lane_;
+  Observer& observer_;
   Timeline& timeline_;
   TensorQueue queue_;
   std::thread thread_;
@@ -121,7 +123,7 @@ class CoordinatorThread {
 
   struct Published {
     std::atomic<uint64_t> messages_sent{0}, bytes_sent{0}, messages_received{0}, bytes_received{0};
-    std::atomic<uint64_t> from_cache{0};
+    std::atomic<uint64_t> submitted{0}, from_cache{0}, decisions{0}, cached{0}, stall_reports{0};
   };
   Published published_;
 

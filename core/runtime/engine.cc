@@ -96,6 +96,15 @@ Status EngineImpl::stop_timeline() {
   return status.ok() ? core_->timeline().stop() : status;
 }
 
+std::string EngineImpl::metrics_text() const {
+  return check_process().ok() ? core_->metrics().to_prometheus() : "";
+}
+
+Status EngineImpl::dump_flight_recorder(const std::string& path) const {
+  Status status = check_process();
+  return status.ok() ? core_->dump_flight_recorder(path) : status;
+}
+
 // ---- operations ----
 
 WorkPtr EngineImpl::allreduce_async(const std::string& name, const TensorView& input,

@@ -51,6 +51,8 @@ class EngineImpl final : public Engine {
 
   Status start_timeline(const std::string& path, bool mark_cycles) override;
   Status stop_timeline() override;
+  std::string metrics_text() const override;
+  Status dump_flight_recorder(const std::string& path) const override;
 
  private:
   // What all members of one call have in common.

@@ -16,6 +16,8 @@ namespace {
 
 // How long a lane may take to return after its backend was aborted (the contract says one second).
 constexpr std::chrono::seconds kAbortPatience{5};
+// How long the end of an engine may wait for files that nobody else waits for.
+constexpr std::chrono::seconds kFilePatience{5};
 
 std::chrono::milliseconds milliseconds_of(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(std::clamp(seconds, 0.0, 1e8) * 1e3));
@@ -80,7 +82,7 @@ EngineCore::EngineCore(const EngineOptions& options)
     : options_(options),
       host_(own_identity().host),
       logger_(make_logger(options)),
-      timeline_(options.place.rank),
+      observer_({options_.place, host_, &options_.config, &logger_}),
       start_deadline_(Clock::now() + milliseconds_of(options.config.start_timeout_s)) {}
 
 EngineCore::~EngineCore() {
@@ -108,10 +110,7 @@ Status EngineCore::start_all() {
   if (status = meet_ranks(); !status.ok()) return status;
   if (status = greet(search); !status.ok()) return status;
   if (status = connect_data_plane(search); !status.ok()) return status;
-  if (!options_.config.timeline.empty()) {
-    status = timeline_.start(options_.config.timeline, options_.config.timeline_mark_cycles);
-  }
-  return status;
+  return start_observing();
 }
 
 void EngineCore::map_status_page() {
@@ -134,6 +133,7 @@ Status EngineCore::meet_ranks() {
       meet(options_, topology, host_, std::max(left, std::chrono::milliseconds(1)));
   if (!meeting.ok()) return meeting.status();
   epoch_ = meeting->epoch;
+  observer_.set_epoch(epoch_);
   missing_ranks_ = std::move(meeting->missing_ranks);
   meeting_ = std::move(meeting->keep);
   lane_ = std::make_shared<Lane>();
@@ -141,7 +141,7 @@ Status EngineCore::meet_ranks() {
   options.node = node_options(options_, epoch_);
   options.channel = std::move(meeting->channel);
   options.lane = lane_;
-  options.timeline = &timeline_;
+  options.observer = &observer_;
   options.logger = &logger_;
   options.status_page = &status_page_;
   options.abort_data_plane = [this](const Status& status) { abort_data_plane(status); };
@@ -177,6 +177,7 @@ Status EngineCore::connect_data_plane(const BackendSearch& search) {
   const Result<BackendChoice> choice = choose_backend(hellos_);
   if (!choice.ok()) return choice.status();
   backend_name_ = choice->name;
+  observer_.set_backend(backend_name_);
   const auto found = std::find_if(search.backends.begin(), search.backends.end(),
                                   [&](const FoundBackend& b) { return b.name == choice->name; });
   KHORUS_ASSERT(found != search.backends.end(), "a backend was chosen that this rank has not");
@@ -227,7 +228,7 @@ Status EngineCore::connect_data_plane(const BackendSearch& search) {
   running.epoch = epoch_;
   running.fusion_limit_bytes =
       static_cast<size_t>(std::max<int64_t>(options_.config.fusion_threshold_bytes, 0));
-  running.timeline = &timeline_;
+  running.timeline = &timeline();
   runner_ = std::make_unique<CollectiveRunner>(running);
   finished_at_start_ = lane_->finished_count();
   lane_->start([this](Job& job) { return run(job); });
@@ -235,7 +236,9 @@ Status EngineCore::connect_data_plane(const BackendSearch& search) {
 }
 
 bool EngineCore::run(Job& job) {
+  observer_.started(job);
   const Status status = runner_->run(job);
+  observer_.finished(job, status);
   if (!status.ok()) {
     coordinator_->data_plane_failed(
         Status(status.code(), describe(job) + " on " + backend_name_ + ": " + status.message(),
@@ -321,9 +324,13 @@ bool EngineCore::stop() {
     return *(stopped_ = false);
   }
   if (plane_ != nullptr) plane_->disconnect();
-  if (timeline_.enabled()) {
-    const Status written = timeline_.stop();
+  if (timeline().enabled()) {
+    const Status written = timeline().stop();
     if (!written.ok()) logger_.warning(written.message());
+  }
+  if (!observer_.writer().stop(Clock::now() + kFilePatience)) {
+    logger_.error("metrics or a dump could not be written in time; is the file system there?");
+    return *(stopped_ = false);
   }
   return true;
 }
@@ -333,15 +340,6 @@ Status EngineCore::submit(Batch& batch) {
   Status status = coordinator_->submit(batch);
   if (status.ok()) submitted_.fetch_add(count, std::memory_order_relaxed);
   return status;
-}
-
-EngineStats EngineCore::stats() const {
-  EngineStats stats = coordinator_->stats();
-  stats.operations_submitted = submitted_.load(std::memory_order_relaxed);
-  stats.operations_done = lane_->finished_count() - finished_at_start_;
-  stats.responses_executed = runner_->executed();
-  stats.bytes_reduced = runner_->bytes_reduced();
-  return stats;
 }
 
 std::string EngineCore::next_unnamed(const std::string& signature) {

@@ -27,7 +27,7 @@
 #include "core/runtime/data_plane.h"
 #include "core/runtime/hello.h"
 #include "core/runtime/lane.h"
-#include "core/runtime/timeline.h"
+#include "core/runtime/observer.h"
 #include "khorus/engine.h"
 
 namespace khorus::runtime {
@@ -59,11 +59,15 @@ class EngineCore {
   const Place& place() const noexcept { return options_.place; }
   const std::string& backend_name() const noexcept { return backend_name_; }
   const std::shared_ptr<Lane>& lane() const noexcept { return lane_; }
-  Timeline& timeline() noexcept { return timeline_; }
+  Timeline& timeline() noexcept { return observer_.timeline(); }
+  MetricsPage metrics() const;
+  Status dump_flight_recorder(const std::string& path) const;
 
  private:
   Status start_all();
   void map_status_page();
+  Status start_observing();
+  void write_metrics() const;
   Status meet_ranks();
   Status greet(const BackendSearch& search);
   Status connect_data_plane(const BackendSearch& search);
@@ -79,7 +83,7 @@ class EngineCore {
   const std::string host_;
   base::Logger logger_;
   base::StatusPage status_page_;  // the launcher's; touched by the coordinator thread
-  Timeline timeline_;
+  Observer observer_;
   const Clock::time_point start_deadline_;
 
   uint64_t epoch_ = 0;

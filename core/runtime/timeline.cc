@@ -90,8 +90,9 @@ Status Timeline::stop() {
   return Status();
 }
 
-void Timeline::begin(const std::string& tensor, std::string_view event) {
-  if (enabled()) add(Phase::kBegin, tensor, event);
+void Timeline::begin(const std::string& tensor, std::string_view event,
+                     std::string_view arguments) {
+  if (enabled()) add(Phase::kBegin, tensor, event, arguments);
 }
 
 void Timeline::end(const std::string& tensor) {
@@ -102,7 +103,8 @@ void Timeline::mark(std::string_view event) {
   if (enabled()) add(Phase::kMark, {}, event);
 }
 
-void Timeline::add(Phase phase, const std::string& tensor, std::string_view event) {
+void Timeline::add(Phase phase, const std::string& tensor, std::string_view event,
+                   std::string_view arguments) {
   bool was_empty = false;
   {
     const std::lock_guard lock(mutex_);
@@ -114,7 +116,7 @@ void Timeline::add(Phase phase, const std::string& tensor, std::string_view even
     // Taken under the lock, so that the times in the file never run backwards.
     const auto time = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - origin_);
     was_empty = queue_.empty();
-    queue_.push_back({phase, time.count(), tensor, std::string(event)});
+    queue_.push_back({phase, time.count(), tensor, std::string(event), std::string(arguments)});
   }
   if (was_empty) wakeup_.notify_one();
 }
@@ -146,7 +148,8 @@ void Timeline::write(const Record& record) {
   const std::string place = ",\"pid\":" + std::to_string(row.id) + ",\"tid\":0";
   if (record.phase == Phase::kBegin) {
     ++row.depth;
-    write_line("{\"name\":" + quoted(record.event) + ",\"ph\":\"B\"" + place + time + "}");
+    write_line("{\"name\":" + quoted(record.event) + ",\"ph\":\"B\"" + place + time +
+               (record.arguments.empty() ? "}" : ",\"args\":{" + record.arguments + "}}"));
   } else if (row.depth > 0) {  // else it began before the recording
     --row.depth;
     write_line("{\"ph\":\"E\"" + place + time + "}");

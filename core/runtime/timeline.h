@@ -43,7 +43,8 @@ class Timeline {
   bool enabled() const noexcept { return enabled_.load(std::memory_order_relaxed); }
   bool cycles_marked() const noexcept { return mark_cycles_.load(std::memory_order_relaxed); }
 
-  void begin(const std::string& tensor, std::string_view event);
+  // `arguments`: members of a JSON object, without the braces.
+  void begin(const std::string& tensor, std::string_view event, std::string_view arguments = {});
   void end(const std::string& tensor);
   // A moment in the life of the whole rank.
   void mark(std::string_view event);
@@ -56,6 +57,7 @@ class Timeline {
     int64_t time_us;
     std::string tensor;
     std::string event;
+    std::string arguments;
   };
   // Of the file; touched by start(), then by the writer, then by stop().
   struct Row {
@@ -63,7 +65,8 @@ class Timeline {
     int depth = 0;  // of open events
   };
 
-  void add(Phase phase, const std::string& tensor, std::string_view event);
+  void add(Phase phase, const std::string& tensor, std::string_view event,
+           std::string_view arguments = {});
   void writer_loop();
   void write(const Record& record);
   void write_line(const std::string& json);

@@ -47,6 +47,15 @@ class WorkState final : public Work {
 
   const Operation& operation() const noexcept { return operation_; }
 
+  // When it reached which stage (nanoseconds of steady_clock), and its number in the flight
+  // recorder. The observer's, on whichever thread has the work in hand.
+  struct Trail {
+    uint64_t record = 0;
+    int64_t submitted_ns = 0, agreed_ns = 0, started_ns = 0;
+  };
+  Trail& trail() noexcept { return trail_; }
+  const Trail& trail() const noexcept { return trail_; }
+
   // By whoever completes the operation, before Lane::finish.
   void set_gathered(TensorView result, std::vector<int64_t> extents);
   void set_payloads(std::vector<wire::Bytes> payloads) { payloads_ = std::move(payloads); }
@@ -60,6 +69,7 @@ class WorkState final : public Work {
   Phase phase() const noexcept { return phase_.load(std::memory_order_acquire); }
 
   Operation operation_;
+  Trail trail_;
   std::shared_ptr<Lane> lane_;
   std::vector<int64_t> extents_;
   std::vector<wire::Bytes> payloads_;

@@ -116,6 +116,13 @@ class KHORUS_API Engine {
   // Starts and stops the Chrome-trace timeline at run time (see Config::timeline).
   virtual Status start_timeline(const std::string& path, bool mark_cycles = false) = 0;
   virtual Status stop_timeline() = 0;
+
+  // Counters, gauges and histograms of this rank in the text format of Prometheus, as they are now
+  // (see Config::metrics_file); empty in a forked child.
+  virtual std::string metrics_text() const = 0;
+  // Writes the last operations of this rank to `path`, as JSON with the key names of torch's flight
+  // recorder (see Config::flight_recorder_path). The file appears whole or not at all.
+  virtual Status dump_flight_recorder(const std::string& path) const = 0;
 };
 
 }  // namespace khorus

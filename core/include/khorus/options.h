@@ -59,6 +59,11 @@ struct KHORUS_API Config {
   double stall_shutdown_s = 0;  // 0: never
   std::string timeline;         // path; rank 0 writes it, rank r writes PATH.r
   bool timeline_mark_cycles = false;
+  std::string metrics_file;       // Prometheus text; rank 0 writes it, rank r writes PATH.r
+  std::string metrics_json_file;  // a line of JSON per interval; ranks as above
+  double metrics_interval_s = 10;
+  int64_t flight_recorder_entries = 2000;  // the last operations that are kept; 0: none
+  std::string flight_recorder_path;        // a failed engine of rank r dumps them to PATHr
   LogLevel log_level = LogLevel::kWarning;
   bool log_hide_time = false;
 

@@ -2,9 +2,7 @@
 #include "core/runtime/timeline.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -13,25 +11,11 @@
 #include <thread>
 #include <vector>
 
+#include "tests/unit/runtime/folder.h"
 #include "tests/unit/runtime/ranks.h"
 
 namespace khorus::test {
 namespace {
-
-namespace fs = std::filesystem;
-
-class Folder {
- public:
-  Folder() {
-    std::string pattern = fs::temp_directory_path() / "khorus_timeline_XXXXXX";
-    path_ = mkdtemp(pattern.data());
-  }
-  ~Folder() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  fs::path path_;
-};
 
 // Parses the file, checks that begins and ends pair up and times do not run backwards; returns how
 // often each event began.

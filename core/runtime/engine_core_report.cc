@@ -1,0 +1,61 @@
+// See engine_core.h. This file: what an engine tells of itself: statistics, metrics, dumps.
+#include <algorithm>
+#include <chrono>
+
+#include "core/base/rank_file.h"
+#include "core/runtime/engine_core.h"
+
+namespace khorus::runtime {
+
+Status EngineCore::start_observing() {
+  const Config& config = options_.config;
+  if (!config.metrics_file.empty() || !config.metrics_json_file.empty()) {
+    observer_.writer().repeat(
+        std::chrono::duration_cast<Clock::duration>(
+            std::chrono::duration<double>(std::min(config.metrics_interval_s, 1e6))),
+        [this] { write_metrics(); });
+  }
+  if (config.timeline.empty()) return Status();
+  return timeline().start(config.timeline, config.timeline_mark_cycles);
+}
+
+EngineStats EngineCore::stats() const {
+  EngineStats stats = coordinator_->stats();
+  stats.operations_submitted = submitted_.load(std::memory_order_relaxed);
+  stats.operations_done = lane_->finished_count() - finished_at_start_;
+  stats.responses_executed = runner_->executed();
+  stats.bytes_reduced = runner_->bytes_reduced();
+  return stats;
+}
+
+MetricsPage EngineCore::metrics() const {
+  Observer::EngineState state;
+  state.stats = stats();
+  state.node = coordinator_->node_stats();
+  state.fusion_threshold_bytes = options_.config.fusion_threshold_bytes;
+  state.flush_window_us = static_cast<int64_t>(options_.config.cycle_time_ms * 1e3);
+  state.healthy = health().ok();
+  return observer_.page(state);
+}
+
+void EngineCore::write_metrics() const {
+  const MetricsPage page = metrics();
+  const Config& config = options_.config;
+  const auto report = [this](const Status& written) {
+    if (!written.ok()) logger_.warning("metrics: " + written.message());
+  };
+  const int rank = options_.place.rank;
+  if (!config.metrics_file.empty()) {
+    report(base::replace_file(base::path_of_rank(config.metrics_file, rank), page.to_prometheus()));
+  }
+  if (config.metrics_json_file.empty()) return;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  report(base::append_to_file(base::path_of_rank(config.metrics_json_file, rank),
+                              page.to_json_line(std::chrono::duration<double>(now).count())));
+}
+
+Status EngineCore::dump_flight_recorder(const std::string& path) const {
+  return base::replace_file(path, observer_.flight_record("dump_flight_recorder() was called"));
+}
+
+}  // namespace khorus::runtime
