@@ -93,6 +93,7 @@ TEST(Metrics, OfAnEngine) {
     ASSERT_EQ(mismatch.code(), StatusCode::kMismatch);
 
     const auto samples = samples_of(engine.metrics_text());
+    ASSERT_TRUE(engine.barrier_async("nobody leaves before")->wait().ok());
     const std::string rank = "rank=\"" + std::to_string(engine.rank()) + "\"";
     const std::string allreduce = "{" + rank + R"(,kind="allreduce",backend="local"})";
     const std::string barrier = "{" + rank + R"(,kind="barrier",backend="local"})";
