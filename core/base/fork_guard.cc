@@ -24,7 +24,7 @@ struct Registry {
   std::mutex mutex;
   std::array<std::atomic<uint64_t>, kMaxDescriptors / kBits> words{};
   std::array<std::atomic<uint64_t>, kMaxDescriptors> identities{};  // pages unused stay untouched
-  std::atomic<size_t> words_used{0};  // words beyond are all zero
+  std::atomic<size_t> words_used{0};                                // words beyond are all zero
   std::atomic<uint64_t> generation{0};
 };
 constinit Registry g_registry;
@@ -36,7 +36,7 @@ void after_fork_in_parent() { g_registry.mutex.unlock(); }
 uint64_t identity_of(int fd) noexcept {
   struct stat status {};
   if (::fstat(fd, &status) != 0) return 0;
-  return (uint64_t{status.st_dev} << 48) ^ uint64_t{status.st_ino};
+  return (uint64_t{status.st_dev} << 48) ^ uint64_t { status.st_ino };
 }
 
 void disown(int fd, int null_fd) noexcept {

@@ -9,8 +9,9 @@
 //
 // This registry is the one piece of process-wide state in core: fork() acts on the whole process,
 // and a fork handler has no argument through which it could find an engine. It holds descriptor
-// numbers, inode numbers and a counter only, in fixed atomics, so that the handler allocates nothing and takes no
-// lock but its own. Backends that open sockets use it too (each plugin links its own copy).
+// numbers, inode numbers and a counter only, in fixed atomics, so that the handler allocates
+// nothing and takes no lock but its own. Backends that open sockets use it too (each plugin links
+// its own copy).
 //
 // Thread rule: every function from any thread.
 #pragma once

@@ -50,7 +50,9 @@ bool well_formed(const wire::Contribution& contribution) {
   const OpKind kind = contribution.request.kind;
   return contribution.extents.size() == (kind == OpKind::kAllgather ? ranks : 0) &&
          contribution.payloads.size() == (kind == OpKind::kExchange ? ranks : 0) &&
-         (kind != OpKind::kAllgather || !contribution.request.shape.empty());
+         ((kind != OpKind::kAllgather && kind != OpKind::kAlltoall) ||
+          !contribution.request.shape.empty()) &&
+         kind != OpKind::kJoin;
 }
 
 wire::RankSet intersection(const wire::RankSet& a, const wire::RankSet& b) {
@@ -82,13 +84,15 @@ std::vector<wire::Contribution> expand_report(const wire::Report& report,
                                               std::string* error) {
   std::vector<wire::Contribution> contributions;
   const auto add = [&](wire::Contribution contribution) {
-    const wire::RankSet* members = sets.find(contribution.request.process_set);
-    if (members == nullptr) {
+    // A set may have been removed without the sender's knowledge.
+    if (sets.was_removed(contribution.request.process_set)) return;
+    const wire::RankSet needed = sets.needed(contribution.request);
+    if (sets.find(contribution.request.process_set) == nullptr) {
       *error = "an unknown process set " + std::to_string(contribution.request.process_set);
     } else if (!well_formed(contribution)) {
       *error = "a malformed " + describe(contribution.request);
     } else if (contribution.ranks.empty() || !subtree.contains_all(contribution.ranks) ||
-               !members->contains_all(contribution.ranks)) {
+               !needed.contains_all(contribution.ranks)) {
       *error = describe(contribution.request) + " for ranks " + contribution.ranks.to_string() +
                ", which it cannot speak for";
     } else {
@@ -101,13 +105,14 @@ std::vector<wire::Contribution> expand_report(const wire::Report& report,
       *error = "an unknown cache id " + std::to_string(id);
       return;
     }
-    const wire::RankSet& members = *sets.find(entry->tensor.request.process_set);
-    const wire::RankSet some = ranks != nullptr ? *ranks : intersection(members, subtree);
-    if (!members.contains_all(some)) {
-      *error = "a cache id for ranks " + some.to_string() + ", which are not in its process set";
+    if (sets.was_removed(entry->tensor.request.process_set)) return;
+    const wire::RankSet needed = sets.needed(entry->tensor.request);
+    const wire::RankSet some = ranks != nullptr ? *ranks : intersection(needed, subtree);
+    if (!needed.contains_all(some)) {
+      *error = "a cache id for ranks " + some.to_string() + ", which do not take part in it";
       return;
     }
-    add(from_cache(*entry, some, members));
+    add(from_cache(*entry, some, needed));
   };
   for (uint64_t id : report.cached_all) {
     if (error->empty()) add_cached(id, nullptr);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "core/protocol/cache_encoding.h"
 #include "core/protocol/fusion_planner.h"
@@ -12,10 +13,15 @@
 namespace khorus::protocol {
 namespace {
 
-wire::ResponseTensor tensor_of(Variant&& variant) {
+wire::ResponseTensor tensor_of(Variant&& variant, const wire::RankSet& needed) {
   wire::ResponseTensor tensor;
   tensor.request = std::move(variant.request);
-  for (const auto& [rank, extent] : variant.extents) tensor.extents.push_back(extent);
+  if (tensor.request.kind == OpKind::kAllgather) {
+    for (const int32_t rank : needed.to_vector()) {
+      const auto it = variant.extents.find(rank);
+      tensor.extents.push_back(it == variant.extents.end() ? 0 : it->second);  // joined: nothing
+    }
+  }
   for (auto& [rank, payload] : variant.payloads) tensor.payloads.push_back(std::move(payload));
   return tensor;
 }
@@ -32,11 +38,13 @@ wire::ResponseTensor named(const wire::Request& request) {
 }  // namespace
 
 void Coordinator::completed(TableEntry entry, const std::vector<PeerInfo>& peers, TimeUs now) {
-  if (const auto message = mismatch(entry, peers)) {
+  auto message = mismatch(entry, peers);
+  if (!message) message = objection_to_absence(entry, peers);
+  if (message) {
     fail(entry, *message);
     return;
   }
-  Ready ready{tensor_of(std::move(entry.variants.front())), entry.order, now};
+  Ready ready{tensor_of(std::move(entry.variants.front()), entry.needed), entry.order, now};
   const wire::Request& request = ready.tensor.request;
   if (request.group.empty()) {
     ready_.push_back(std::move(ready));
@@ -113,6 +121,11 @@ void Coordinator::fail_group(const GroupKey& key, const std::string& message) {
   errors_.push_back(std::move(response));
 }
 
+void Coordinator::forget_process_set(ProcessSetId id) {
+  std::erase_if(ready_, [id](const Ready& r) { return r.tensor.request.process_set == id; });
+  std::erase_if(groups_, [id](const auto& item) { return item.first.first == id; });
+}
+
 void Coordinator::leave(const std::string& reason) {
   if (leaving_reason_.empty()) leaving_reason_ = reason;
 }
@@ -127,7 +140,7 @@ FlushState Coordinator::flush_state(const RequestTable& table, int in_flight) co
   state.last_arrival = last_arrival_;
   state.others_on_their_way = table.size() > 0;
   state.in_flight = in_flight;
-  state.urgent |= !errors_.empty() || !leaving_reason_.empty();
+  state.urgent |= !errors_.empty() || !leaving_reason_.empty() || joined_last_ >= 0;
   return state;
 }
 
@@ -178,7 +191,17 @@ std::optional<wire::Decision> Coordinator::decide(const RequestTable& table,
   decision.responses = take_ready(cache);
   if (!errors_.empty() || !ready_.empty()) {
     *deadline = now;
-  } else if (!leaving_reason_.empty()) {
+    return decision;
+  }
+  // After everything that some rank still has to take part in with zeros.
+  if (joined_last_ >= 0) {
+    wire::Response& join = decision.responses.emplace_back();
+    wire::Request& request = join.tensors.emplace_back().request;
+    request.kind = OpKind::kJoin;
+    request.name = kJoinName;
+    request.root_rank = std::exchange(joined_last_, -1);
+  }
+  if (!leaving_reason_.empty()) {
     decision.shutdown = true;
     decision.shutdown_reason = leaving_reason_;
     closing_ = true;

@@ -24,11 +24,15 @@ class Coordinator {
  public:
   explicit Coordinator(const NodeOptions& options) : options_(options) {}
 
-  // An entry that all ranks have submitted (no longer in the table).
+  // An entry that all ranks have submitted, but those that have joined (no longer in the table).
   void completed(TableEntry entry, const std::vector<PeerInfo>& peers, TimeUs now);
   // After the last completed() of one input: a group of which only some members are complete has
   // different members on different ranks, and fails.
   void check_groups(const RequestTable& table, const std::vector<PeerInfo>& peers, TimeUs now);
+  // All ranks have joined, `last` as the last one.
+  void all_joined(int last) { joined_last_ = last; }
+  // A set was removed: nothing of it is waited for any more.
+  void forget_process_set(ProcessSetId id);
   // A rank has called shutdown(): the next decision is the last one with operations.
   void leave(const std::string& reason);
 
@@ -65,6 +69,7 @@ class Coordinator {
   TimeUs last_arrival_ = -kNever;
   std::string leaving_reason_;
   bool closing_ = false;
+  int joined_last_ = -1;
 };
 
 }  // namespace khorus::protocol

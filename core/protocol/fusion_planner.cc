@@ -17,6 +17,7 @@ int64_t tensor_bytes(const wire::ResponseTensor& tensor) {
 
 bool fusable(const wire::Request& a, const wire::Request& b) {
   return a.kind == b.kind && (a.kind == OpKind::kAllreduce || a.kind == OpKind::kBroadcast) &&
+         a.op != ReduceOp::kAdasum &&  // looks at each tensor as a whole
          a.dtype == b.dtype && a.op == b.op && a.device == b.device &&
          a.process_set == b.process_set && a.root_rank == b.root_rank && a.prescale == b.prescale &&
          a.postscale == b.postscale;

@@ -15,8 +15,8 @@ inline constexpr size_t kMaxFusedTensors = 4096;
 
 // Splits `ready` (in order) into fused operations: indices into `ready`, in order. Allreduces whose
 // attributes but name, shape and group agree are fused while their bytes stay within the threshold
-// and they are at most kMaxFusedTensors; so are broadcasts. A tensor over the threshold, and every other operation, stands alone.
-// Threshold 0: nothing is fused.
+// and they are at most kMaxFusedTensors; so are broadcasts. A tensor over the threshold, and every
+// other operation, stands alone. Threshold 0: nothing is fused.
 std::vector<std::vector<size_t>> plan_fusion(std::span<const wire::ResponseTensor> ready,
                                              int64_t threshold_bytes);
 

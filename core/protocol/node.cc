@@ -103,7 +103,11 @@ void Node::State::report(const TableEntry& entry, const wire::RankSet& ranks, wi
 void Node::State::pass_on(wire::Report* news) {
   for (const TensorKey& key : to_pass_on) {
     const TableEntry* entry = table.find(key);
-    if (entry == nullptr || !entry->complete()) continue;
+    if (entry == nullptr) continue;
+    if (!entry->complete()) {  // the failure of a group has taken ranks away meanwhile
+      if (hold_us != kNever) next_hold = std::min(next_hold, entry->first_seen + hold_us);
+      continue;
+    }
     report(*entry, entry->needed.minus(entry->passed_on), news);
     table.erase(key);
   }
@@ -143,13 +147,14 @@ void Node::State::report_to_parent(TimeUs now) {
     report.leaving_reason = leaving_reason;
     leaving_reported = true;
   }
+  if (!shutting_down) report.joined = std::exchange(newly_joined, wire::RankSet());
   if (shutting_down && !drained_reported && subtree_drained()) {
     report.drained = true;
     drained_reported = true;
   }
   const bool news = !report.cached_all.empty() || !report.cached_some.empty() ||
                     !report.contributions.empty() || !report.leaving_reason.empty() ||
-                    report.drained;
+                    !report.joined.empty() || report.drained;
   if (news) send(topology.parent(), std::move(report));
 }
 

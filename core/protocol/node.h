@@ -48,10 +48,11 @@ struct PeerInfo {
   int64_t pid = 0;
 };
 
-// One operation of this rank. `ticket` is the caller's own number, not 0, never used twice.
+// One operation of this rank. `ticket` is the caller's own number, not 0, never used twice. A join
+// stands alone; until it is over this rank submits nothing else.
 struct Submission {
   uint64_t ticket = 0;
-  wire::Request request;  // of an allgather, shape[0] is this rank's first extent
+  wire::Request request;  // of an allgather or alltoall, shape[0] is this rank's first extent
   wire::Bytes payload;    // of an exchange
 };
 
@@ -59,17 +60,27 @@ struct Submission {
 // process set.
 struct Execution {
   uint64_t sequence = 0;  // of the decision
+  uint32_t index = 0;     // of the response in it
   wire::Response response;
-  std::vector<uint64_t> tickets;  // this rank's, by tensor of the response
-  uint64_t first_position = 0;    // of the first tensor in the order of all agreed operations
+  // This rank's, by tensor of the response; 0: this rank has joined and takes part with zeros.
+  std::vector<uint64_t> tickets;
+  uint64_t first_position = 0;  // of the first tensor in the order of all agreed operations
 };
 
-// An operation that is over without the data plane: an error, a barrier, an exchange.
+// An operation that is over without the data plane: an error, a barrier, an exchange, ...
 struct Completion {
   uint64_t ticket = 0;
   Status status;
   std::vector<wire::Bytes> payloads;  // exchange: by rank of the process set
   uint64_t position = 0;              // in the order of all agreed operations; 0: not agreed
+  int64_t value = -1;                 // join: the last rank; add_process_set: the id
+};
+
+// A process set that this rank is in came to be, or is no more.
+struct SetChange {
+  ProcessSetId id = 0;
+  bool added = false;
+  wire::RankSet members;
 };
 
 struct LogLine {
@@ -79,6 +90,7 @@ struct LogLine {
 
 struct Output {
   std::vector<std::pair<int, wire::Frame>> frames;  // to neighbours, in order
+  std::vector<SetChange> set_changes;  // of sets added: before their executions, of removed: after
   std::vector<Execution> executions;
   std::vector<Completion> completions;
   std::vector<uint64_t> agreed_rounds;  // sequences of the decisions applied now (for CYCLE_START)

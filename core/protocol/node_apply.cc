@@ -24,7 +24,7 @@ void Node::State::apply(wire::Decision decision, TimeUs now) {
   history_digest = history_digest * 31 + decision.sequence;
   out.agreed_rounds.push_back(applied);
   for (size_t i = 0; i < decision.responses.size(); ++i) {
-    apply_response(std::move(decision.responses[i]), cached[i]);
+    apply_response(std::move(decision.responses[i]), static_cast<uint32_t>(i), cached[i]);
     if (faulted) return;
   }
   if (decision.shutdown) begin_shutdown(decision.shutdown_reason);
@@ -35,7 +35,7 @@ void Node::State::apply(wire::Decision decision, TimeUs now) {
   forget_what_children_know();
 }
 
-void Node::State::apply_response(wire::Response response, bool cached) {
+void Node::State::apply_response(wire::Response response, uint32_t index, bool cached) {
   for (const wire::ResponseTensor& tensor : response.tensors) {
     history_digest = history_digest * 1099511628211U + TensorKeyHash()(key_of(tensor.request));
   }
@@ -58,6 +58,11 @@ void Node::State::apply_response(wire::Response response, bool cached) {
   }
   const wire::RankSet* members = sets.find(response.process_set);
   if (members == nullptr || !members->contains(options.rank)) return;
+  const bool takes_part = std::any_of(response.tensors.begin(), response.tensors.end(),
+                                      [&](const wire::ResponseTensor& tensor) {
+                                        return sets.needed(tensor.request).contains(options.rank);
+                                      });
+  if (!takes_part && !response.tensors.empty()) return;  // a send/recv of others
   if (const std::string what = objection(response); !what.empty()) {
     violation(topology.parent(), what, 0);
     return;
@@ -65,22 +70,76 @@ void Node::State::apply_response(wire::Response response, bool cached) {
   Execution execution;
   for (const wire::ResponseTensor& tensor : response.tensors) {
     const auto it = pending.find(key_of(tensor.request));
-    execution.tickets.push_back(it->second.ticket);
-    pending.erase(it);
+    execution.tickets.push_back(it == pending.end() ? 0 : it->second.ticket);
+    if (it != pending.end()) pending.erase(it);
   }
-  const OpKind kind = response.tensors.front().request.kind;
-  if (kind == OpKind::kBarrier || kind == OpKind::kExchange) {
-    for (size_t i = 0; i < response.tensors.size(); ++i) {
-      out.completions.push_back({execution.tickets[i], Status(),
-                                 std::move(response.tensors[i].payloads), first_position + i});
-    }
+  if (!runs_on_data_plane(response.tensors.front().request.kind)) {
+    apply_control(response, std::move(execution.tickets), first_position);
     return;
   }
   ++in_flight;
   execution.sequence = applied;
+  execution.index = index;
   execution.first_position = first_position;
   execution.response = std::move(response);
   out.executions.push_back(std::move(execution));
+}
+
+// What is over with the decision itself.
+void Node::State::apply_control(const wire::Response& response, std::vector<uint64_t> tickets,
+                                uint64_t first_position) {
+  for (size_t i = 0; i < response.tensors.size(); ++i) {
+    const wire::ResponseTensor& tensor = response.tensors[i];
+    Completion completion{tickets[i], Status(), tensor.payloads, first_position + i, -1};
+    switch (tensor.request.kind) {
+      case OpKind::kJoin:
+        joined = wire::RankSet();
+        newly_joined = wire::RankSet();
+        completion.value = tensor.request.root_rank;
+        break;
+      case OpKind::kAddProcessSet:
+        completion.value = sets.add(tensor.request.members);
+        if (tensor.request.members.contains(options.rank)) {
+          out.set_changes.push_back(
+              {static_cast<ProcessSetId>(completion.value), true, tensor.request.members});
+        }
+        break;
+      case OpKind::kRemoveProcessSet:
+        completion.status = remove_process_set(tensor.request.shape.at(0));
+        break;
+      default:
+        break;
+    }
+    if (completion.ticket != 0) out.completions.push_back(std::move(completion));
+  }
+}
+
+Status Node::State::remove_process_set(int64_t number) {
+  const auto id = static_cast<ProcessSetId>(number);
+  if (!sets.removable(id)) {
+    return Status(StatusCode::kInvalidArgument, "remove_process_set: there is no process set " +
+                                                    std::to_string(number) +
+                                                    " that could be removed");
+  }
+  const wire::RankSet members = *sets.find(id);
+  const Status over(StatusCode::kInvalidArgument, "process set " + std::to_string(id) +
+                                                      " was removed before all its ranks "
+                                                      "had submitted the operation");
+  for (auto it = pending.begin(); it != pending.end();) {
+    if (it->first.process_set != id) {
+      ++it;
+      continue;
+    }
+    const Status status(over.code(),
+                        describe(it->second.kind, it->first.name) + ": " + over.message());
+    out.completions.push_back({it->second.ticket, status, {}});
+    it = pending.erase(it);
+  }
+  table.erase_process_set(id);
+  if (is_root()) coordinator->forget_process_set(id);
+  sets.remove(id);
+  if (members.contains(options.rank)) out.set_changes.push_back({id, false, members});
+  return Status();
 }
 
 // Why the response cannot be what this rank has asked for; empty when it can. The data plane runs
@@ -92,10 +151,13 @@ std::string Node::State::objection(const wire::Response& response) const {
   for (const wire::ResponseTensor& tensor : response.tensors) {
     const wire::Request& request = tensor.request;
     const auto it = pending.find(key_of(request));
-    if (it == pending.end() || request.process_set != response.process_set) {
+    const bool joins_in = it == pending.end() && joined.contains(options.rank) &&
+                          (runs_on_data_plane(request.kind) || request.kind == OpKind::kBarrier);
+    if (request.process_set != response.process_set || (it == pending.end() && !joins_in)) {
       return "a response for " + describe(request) + ", which this rank has not submitted";
     }
-    if (it->second.signature != signature_of(request) ||
+    const bool is_join = request.kind == OpKind::kJoin;  // the response says who was last
+    if ((!joins_in && !is_join && it->second.signature != signature_of(request)) ||
         request.kind != response.tensors.front().request.kind) {
       return "a response for " + describe(request) + " other than this rank has submitted it";
     }
@@ -103,7 +165,7 @@ std::string Node::State::objection(const wire::Response& response) const {
         tensor.payloads.size() != (request.kind == OpKind::kExchange ? members : 0)) {
       return "a response for " + describe(request) + " without a part for every rank";
     }
-    tickets.push_back(it->second.ticket);
+    if (!joins_in) tickets.push_back(it->second.ticket);
   }
   std::sort(tickets.begin(), tickets.end());
   const bool twice = std::adjacent_find(tickets.begin(), tickets.end()) != tickets.end();

@@ -14,22 +14,47 @@ void Node::submit(std::vector<Submission> submissions, TimeUs now) {
   state_->submit(std::move(submissions), now);
 }
 
+Status Node::State::refusal_of(const wire::Request& request) const {
+  const std::string here = "rank " + std::to_string(options.rank);
+  if (joined.contains(options.rank) && request.kind != OpKind::kExchange) {
+    return Status(StatusCode::kInvalidArgument,
+                  describe(request) + ": " + here +
+                      " has joined; wait until join() is over before submitting more");
+  }
+  const wire::RankSet* members = sets.find(request.process_set);
+  if (members == nullptr) {
+    return Status(StatusCode::kInvalidArgument,
+                  describe(request) + ": there is no process set " +
+                      std::to_string(request.process_set) +
+                      (sets.was_removed(request.process_set) ? " any more" : ""));
+  }
+  if (!members->contains(options.rank)) {
+    return Status(StatusCode::kInvalidArgument, describe(request) + ": " + here +
+                                                    " is not in process set " +
+                                                    std::to_string(request.process_set) +
+                                                    " (ranks " + members->to_string() + ")");
+  }
+  if (!sets.needed(request).contains(options.rank)) {
+    return Status(StatusCode::kInvalidArgument,
+                  describe(request) + ": from rank " + std::to_string(request.root_rank) +
+                      " to rank " + std::to_string(request.peer) + ", submitted on " + here +
+                      ": they must differ and be in process set " +
+                      std::to_string(request.process_set) + " (ranks " + members->to_string() +
+                      ")");
+  }
+  if (pending.contains(key_of(request))) {
+    return Status(StatusCode::kDuplicateName,
+                  describe(request) + " was submitted again on " + here +
+                      " before the operation of that name was over; give it another name");
+  }
+  return Status();
+}
+
 void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
   Status refusal = broken;
   for (const Submission& submission : submissions) {
-    const wire::Request& request = submission.request;
     if (!refusal.ok()) break;
-    const wire::RankSet* members = sets.find(request.process_set);
-    if (members == nullptr || !members->contains(options.rank)) {
-      refusal = Status(StatusCode::kInvalidArgument,
-                       describe(request) + ": rank " + std::to_string(options.rank) +
-                           " is not in process set " + std::to_string(request.process_set));
-    } else if (pending.contains(key_of(request))) {
-      refusal = Status(StatusCode::kDuplicateName,
-                       describe(request) + " was submitted again on rank " +
-                           std::to_string(options.rank) +
-                           " before the operation of that name was over; give it another name");
-    }
+    refusal = refusal_of(submission.request);
   }
   if (!refusal.ok()) {  // all or nothing
     for (const Submission& s : submissions) out.completions.push_back({s.ticket, refusal, {}});
@@ -38,6 +63,7 @@ void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
   std::vector<wire::Contribution> contributions;
   for (Submission& submission : submissions) {
     wire::Request& request = submission.request;
+    if (request.kind == OpKind::kJoin) request.name = kJoinName;
     last_submitted = describe(request);
     last_submitted_at = now;
     ++stats.submitted;
@@ -46,8 +72,13 @@ void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
     if (request.kind == OpKind::kAllgather) {
       contribution.extents.push_back(std::exchange(request.shape.at(0), 0));
     }
+    if (request.kind == OpKind::kAlltoall) request.shape.at(0) = 0;
     pending.emplace(key_of(request),
                     Pending{submission.ticket, request.kind, signature_of(request), request.group});
+    if (request.kind == OpKind::kJoin) {
+      add_joined(contribution.ranks, options.rank, now);
+      continue;
+    }
     if (request.kind == OpKind::kExchange) {
       contribution.payloads.push_back(std::move(submission.payload));
     }
@@ -174,6 +205,14 @@ void Node::State::receive_report(Child& child, const wire::Report& report, TimeU
     if (!over && !shutting_down) add_contribution(std::move(contribution), now);
     if (faulted) return;
   }
+  if (!report.joined.empty() && !shutting_down) {
+    if (!child.subtree.contains_all(report.joined)) {
+      violation(child.rank, "a join of ranks " + report.joined.to_string(), now);
+      return;
+    }
+    add_joined(report.joined, child.rank, now);
+    if (faulted) return;
+  }
   if (!report.leaving_reason.empty() && leaving_reason.empty()) {
     leaving_rank = report.leaving_rank;
     leaving_reason = report.leaving_reason;
@@ -184,9 +223,8 @@ void Node::State::receive_report(Child& child, const wire::Report& report, TimeU
 }
 
 void Node::State::add_contribution(wire::Contribution contribution, TimeUs now) {
-  const wire::RankSet& members = *sets.find(contribution.request.process_set);
-  const wire::RankSet needed =
-      is_root() ? members : members.minus(members.minus(topology.subtree()));
+  wire::RankSet needed = sets.needed(contribution.request);
+  if (!is_root()) needed = needed.minus(needed.minus(topology.subtree()));
   const std::string what = describe(contribution.request);
   const int speaker = contribution.ranks.first();
   const size_t before = table.size();
@@ -201,12 +239,33 @@ void Node::State::add_contribution(wire::Contribution contribution, TimeUs now) 
               now);
     return;
   }
+  // Joined ranks need not submit, but for an exchange: that is Khorus' own.
+  if (table.size() > before && entry->variants.front().request.kind != OpKind::kExchange) {
+    entry->joined = joined;
+  }
   if (entry->complete()) {
     to_pass_on.push_back(entry->key);
   } else if (is_root()) {
     if (table.size() > before) coordinator->arrived(now);
   } else if (hold_us != kNever) {
     next_hold = std::min(next_hold, std::max(now, entry->first_seen + hold_us));
+  }
+}
+
+void Node::State::add_joined(const wire::RankSet& ranks, int speaker, TimeUs now) {
+  if (joined.intersects(ranks)) {
+    violation(speaker, "a second join of ranks " + ranks.to_string(), now);
+    return;
+  }
+  joined.add_all(ranks);
+  newly_joined.add_all(ranks);
+  table.for_each([&](TableEntry& entry) {
+    if (entry.variants.front().request.kind == OpKind::kExchange || entry.complete()) return;
+    entry.joined = joined;
+    if (entry.complete()) to_pass_on.push_back(entry.key);
+  });
+  if (is_root() && joined.count() == options.size) {
+    coordinator->all_joined(ranks.intervals().back().last);
   }
 }
 

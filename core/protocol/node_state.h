@@ -57,6 +57,8 @@ struct Node::State {
   TimeUs hold_us = kNever;            // longest an incomplete entry is kept from the parent
   TimeUs next_hold = kNever;          // when the oldest such entry is due
   size_t report_bytes = 0;            // of the report that is being made
+  wire::RankSet joined;               // ranks of the subtree that have
+  wire::RankSet newly_joined;         // not reported to the parent yet
   int leaving_rank = -1;              // a rank of the subtree that has called shutdown()
   std::string leaving_reason;
   bool leaving_reported = false;
@@ -93,6 +95,8 @@ struct Node::State {
   // node_input.cc
   void submit(std::vector<Submission> submissions, TimeUs now);
   void add_contribution(wire::Contribution contribution, TimeUs now);
+  void add_joined(const wire::RankSet& ranks, int speaker, TimeUs now);
+  Status refusal_of(const wire::Request& request) const;
   void receive_report(Child& child, const wire::Report& report, TimeUs now);
   void receive_from_parent(const wire::Frame& frame, TimeUs now);
   void receive_from_child(Child& child, const wire::Frame& frame, TimeUs now);
@@ -102,8 +106,11 @@ struct Node::State {
 
   // node_apply.cc
   void apply(wire::Decision decision, TimeUs now);
-  void apply_response(wire::Response response, bool cached);
+  void apply_response(wire::Response response, uint32_t index, bool cached);
   void apply_error(const wire::Response& response);
+  void apply_control(const wire::Response& response, std::vector<uint64_t> tickets,
+                     uint64_t first_position);
+  Status remove_process_set(int64_t id);
   std::string objection(const wire::Response& response) const;
   void begin_shutdown(const std::string& reason);
   void fail(const wire::Fault& fault, int source, TimeUs now);

@@ -1,8 +1,12 @@
 // ProcessSets: which ranks belong to which set. A value; pure.
+//
+// The same on every rank after the same decisions: ids are given in the order of decisions and
+// never used again.
 #pragma once
 
 #include <map>
 
+#include "core/wire/message.h"
 #include "core/wire/rank_set.h"
 #include "khorus/types.h"
 
@@ -12,10 +16,23 @@ class ProcessSets {
  public:
   explicit ProcessSets(int world_size);
 
-  // The members of a set; null for an id that does not exist.
+  // The members of a set; null for an id that does not exist, or not any more.
   const wire::RankSet* find(ProcessSetId id) const noexcept;
+  // An id that was given once and whose set was removed.
+  bool was_removed(ProcessSetId id) const noexcept;
+
+  // The ranks that must submit a request: the members of its set, or the two of a send/recv. Empty
+  // if the request cannot be.
+  wire::RankSet needed(const wire::Request& request) const;
+
+  ProcessSetId add(wire::RankSet members);
+  // REQUIRES: removable(id).
+  void remove(ProcessSetId id);
+  // Exists, and is not the set of all ranks.
+  bool removable(ProcessSetId id) const noexcept;
 
  private:
+  ProcessSetId next_ = kGlobalProcessSet;
   std::map<ProcessSetId, wire::RankSet> sets_;
 };
 

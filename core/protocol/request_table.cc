@@ -71,6 +71,11 @@ void RequestTable::erase_group(ProcessSetId process_set, const std::string& grou
   }
 }
 
+void RequestTable::erase_process_set(ProcessSetId process_set) {
+  std::erase_if(entries_,
+                [process_set](const auto& item) { return item.first.process_set == process_set; });
+}
+
 void RequestTable::for_each(const std::function<void(TableEntry&)>& visit) {
   for (auto& [key, entry] : entries_) visit(entry);
 }

@@ -35,13 +35,14 @@ struct TableEntry {
   TensorKey key;
   std::vector<Variant> variants;
   wire::RankSet ranks;   // all that have submitted
-  wire::RankSet needed;  // all that must
+  wire::RankSet needed;  // all that must, but those that have
+  wire::RankSet joined;  // joined (of all ranks)
   uint64_t order = 0;    // of arrival in this table
   TimeUs first_seen = 0;
   wire::RankSet passed_on;  // inner nodes: already reported to the parent
 
-  bool complete() const { return ranks.contains_all(needed); }
-  wire::RankSet missing() const { return needed.minus(ranks); }
+  bool complete() const { return ranks.contains_all(needed) || missing().empty(); }
+  wire::RankSet missing() const { return needed.minus(ranks).minus(joined); }
 };
 
 class RequestTable {
@@ -54,6 +55,7 @@ class RequestTable {
   void erase(const TensorKey& key);
   // Forgets what was submitted as part of this group; entries that are left empty are erased.
   void erase_group(ProcessSetId process_set, const std::string& group);
+  void erase_process_set(ProcessSetId process_set);
 
   size_t size() const noexcept { return entries_.size(); }
   void clear() { entries_.clear(); }

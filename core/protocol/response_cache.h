@@ -46,9 +46,7 @@ class ResponseCache {
   uint64_t digest() const;
 
   // Whether operations of this kind are cached at all.
-  static bool cacheable(OpKind kind) noexcept {
-    return kind != OpKind::kBarrier && kind != OpKind::kExchange;
-  }
+  static bool cacheable(OpKind kind) noexcept { return runs_on_data_plane(kind); }
 
  private:
   using Order = std::list<Entry>;  // front: the next to be evicted

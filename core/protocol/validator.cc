@@ -15,7 +15,9 @@ std::string number(double value) {
 }
 
 std::string shape_of(const wire::Request& request) {
-  if (request.kind != OpKind::kAllgather || request.shape.empty()) return to_string(request.shape);
+  const bool first_differs =
+      request.kind == OpKind::kAllgather || request.kind == OpKind::kAlltoall;
+  if (!first_differs || request.shape.empty()) return to_string(request.shape);
   std::string text = "[*";  // the first extent may differ
   for (size_t i = 1; i < request.shape.size(); ++i) text += "," + std::to_string(request.shape[i]);
   return text + "]";
@@ -38,6 +40,7 @@ const std::vector<Attribute>& attributes() {
       {"shape", shape_of},
       {"reduction", [](const auto& r) { return std::string(to_string(r.op)); }},
       {"root rank", [](const auto& r) { return std::to_string(r.root_rank); }},
+      {"ranks", [](const auto& r) { return r.members.to_string(); }},
       {"device", [](const auto& r) { return std::string(to_string(r.device)); }},
       {"prescale factor", [](const auto& r) { return number(r.prescale); }},
       {"postscale factor", [](const auto& r) { return number(r.postscale); }},
@@ -103,6 +106,33 @@ std::optional<std::string> mismatch(const TableEntry& entry, const std::vector<P
     if (!one_kind) break;
   }
   return text + "; submit the same on every rank";
+}
+
+std::optional<std::string> objection_to_absence(const TableEntry& entry,
+                                                const std::vector<PeerInfo>& peers) {
+  const wire::RankSet absent = entry.needed.minus(entry.ranks);
+  if (absent.empty()) return std::nullopt;
+  const wire::Request& request = entry.variants.front().request;
+  const std::string who = describe_ranks(absent, peers);
+  switch (request.kind) {
+    case OpKind::kAllreduce:
+    case OpKind::kReducescatter:
+      if (request.op == ReduceOp::kSum || request.op == ReduceOp::kAverage) return std::nullopt;
+      return describe(request) + ": zeros of " + who + ", joined, would spoil the reduction " +
+             std::string(to_string(request.op)) + "; use sum or average until all have joined";
+    case OpKind::kAllgather:
+    case OpKind::kAlltoall:
+    case OpKind::kBarrier:
+      return std::nullopt;
+    case OpKind::kBroadcast:
+      if (!absent.contains(request.root_rank)) return std::nullopt;
+      return describe(request) + ": its root, " +
+             describe_ranks(wire::RankSet::single(request.root_rank), peers) +
+             ", has joined and has nothing to send; choose another root";
+    default:
+      return describe(request) + ": " + who +
+             " joined and cannot take part; call it before join() or after all have joined";
+  }
 }
 
 }  // namespace khorus::protocol

@@ -18,6 +18,11 @@ namespace khorus::protocol {
 // Names every attribute that differs, with every value and its ranks.
 std::optional<std::string> mismatch(const TableEntry& entry, const std::vector<PeerInfo>& peers);
 
+// Nothing if the operation can go on without the ranks that have joined instead of submitting it,
+// else why it cannot.
+std::optional<std::string> objection_to_absence(const TableEntry& entry,
+                                                const std::vector<PeerInfo>& peers);
+
 // "rank 3 (gpu-02)" or "ranks 0-2,4-7".
 std::string describe_ranks(const wire::RankSet& ranks, const std::vector<PeerInfo>& peers);
 

@@ -51,10 +51,6 @@ void divide_integers(DataType dtype, void* data, size_t count, int64_t divisor) 
   }
 }
 
-void copy_bytes(void* destination, const void* source, size_t bytes) {
-  if (bytes > 0 && destination != source) std::memmove(destination, source, bytes);
-}
-
 template <class Pieces>
 bool adjacent(const Pieces& pieces) {
   for (size_t i = 1; i < pieces.size(); ++i) {
@@ -62,12 +58,6 @@ bool adjacent(const Pieces& pieces) {
     if (pieces[i].output != pieces[i - 1].output + pieces[i - 1].bytes) return false;
   }
   return true;
-}
-
-Status out_of_memory(const char* what, size_t bytes) {
-  return Status(StatusCode::kUnavailable,
-                "no memory for " + std::string(what) + " of " + std::to_string(bytes) +
-                    " bytes; lower KHORUS_FUSION_THRESHOLD or gather less");
 }
 
 }  // namespace
@@ -80,16 +70,34 @@ CollectiveRunner::CollectiveRunner(const Options& options)
 
 Status CollectiveRunner::run(const Job& job) {
   note_end(job);  // QUEUE
+  sequence_ = job.sequence;
   Status status;
+  for (const WorkStatePtr& work : job.works) {
+    const TensorView& input = work->operation().input;
+    if (input.data == nullptr && input.bytes() > 0 && work->operation().output.data == nullptr) {
+      return out_of_memory("the zeros of a rank that has joined", input.bytes());
+    }
+  }
   switch (job.response.tensors.front().request.kind) {
-    case OpKind::kAllreduce:
-      status = run_allreduce(job);
+    case OpKind::kAllreduce: {
+      const bool is_adasum = job.response.tensors.front().request.op == ReduceOp::kAdasum;
+      status = is_adasum ? run_adasum(job) : run_allreduce(job);
       break;
+    }
     case OpKind::kBroadcast:
       status = run_broadcast(job);
       break;
     case OpKind::kAllgather:
       status = run_allgather(job);
+      break;
+    case OpKind::kAlltoall:
+      status = run_alltoall(job);
+      break;
+    case OpKind::kReducescatter:
+      status = run_reducescatter(job);
+      break;
+    case OpKind::kSendRecv:
+      status = run_send_recv(job);
       break;
     default:
       status = Status(StatusCode::kInternal, "an operation without data reached the data plane");
@@ -189,7 +197,7 @@ void CollectiveRunner::apply(const Scaling& scaling, DataType dtype, void* data,
 
 Status CollectiveRunner::run_broadcast(const Job& job) {
   const wire::Request& request = job.response.tensors.front().request;
-  const bool root = request.root_rank == options_.rank;
+  const bool root = group_rank(request.root_rank) == options_.rank;
   std::vector<Piece> pieces;
   pieces.reserve(job.works.size());
   size_t bytes = 0;
@@ -235,116 +243,6 @@ Status CollectiveRunner::run_broadcast(const Job& job) {
   return status;
 }
 
-// ---- allgather ----
-
-namespace {
-
-struct GatherPlan {
-  size_t row_bytes = 0;
-  size_t rows = 0;
-  std::vector<uint64_t> counts;  // elements by rank
-};
-
-GatherPlan plan_of(const wire::ResponseTensor& tensor) {
-  GatherPlan plan;
-  size_t row_elements = 1;
-  for (size_t i = 1; i < tensor.request.shape.size(); ++i) {
-    row_elements *= static_cast<size_t>(tensor.request.shape[i]);
-  }
-  plan.row_bytes = row_elements * element_size(tensor.request.dtype);
-  for (const int64_t extent : tensor.extents) {
-    plan.rows += static_cast<size_t>(extent);
-    plan.counts.push_back(static_cast<uint64_t>(extent) * row_elements);
-  }
-  return plan;
-}
-
-}  // namespace
-
-Status CollectiveRunner::run_allgather(const Job& job) {
-  std::vector<std::shared_ptr<void>> outputs;
-  size_t total_bytes = 0;
-  for (size_t i = 0; i < job.works.size(); ++i) {
-    const wire::ResponseTensor& tensor = job.response.tensors[i];
-    const GatherPlan plan = plan_of(tensor);
-    const size_t bytes = plan.rows * plan.row_bytes;
-    outputs.push_back(allocate_aligned(bytes));
-    if (outputs.back() == nullptr) return out_of_memory("the output of an allgather", bytes);
-    total_bytes += bytes;
-    TensorView result;
-    result.data = outputs.back().get();
-    result.dtype = tensor.request.dtype;
-    result.shape = tensor.request.shape;
-    result.shape.front() = static_cast<int64_t>(plan.rows);
-    result.owner = outputs.back();
-    job.works[i]->set_gathered(std::move(result), tensor.extents);
-  }
-  if (total_bytes == 0) return Status();
-  bytes_reduced_.fetch_add(total_bytes, std::memory_order_relaxed);
-  if (job.works.size() > 1) return run_fused_allgather(job, outputs);
-
-  const GatherPlan plan = plan_of(job.response.tensors.front());
-  khorus_op op = operation_of(job);
-  op.input = job.works.front()->operation().input.data;
-  op.output = outputs.front().get();
-  op.count = plan.counts[static_cast<size_t>(options_.rank)];
-  op.counts = plan.counts.data();
-  return run_on_backend(job, op);
-}
-
-// Every rank's parts of all tensors lie together in the gathered buffer.
-Status CollectiveRunner::run_fused_allgather(const Job& job,
-                                             const std::vector<std::shared_ptr<void>>& outputs) {
-  const size_t element_bytes = element_size(job.response.tensors.front().request.dtype);
-  const auto ranks = static_cast<size_t>(options_.size);
-  const auto self = static_cast<size_t>(options_.rank);
-  std::vector<GatherPlan> plans;
-  std::vector<uint64_t> counts(ranks, 0);
-  for (const wire::ResponseTensor& tensor : job.response.tensors) {
-    plans.push_back(plan_of(tensor));
-    for (size_t r = 0; r < ranks; ++r) counts[r] += plans.back().counts[r];
-  }
-  const size_t total_bytes =
-      std::accumulate(counts.begin(), counts.end(), size_t{0}) * element_bytes;
-  const size_t own_bytes = counts[self] * element_bytes;
-  auto* const packed = static_cast<std::byte*>(buffer_.reserve(own_bytes));
-  auto* const gathered = static_cast<std::byte*>(gather_buffer_.reserve(total_bytes));
-  if (gathered == nullptr) return out_of_memory("a fusion buffer", total_bytes);
-  if (packed == nullptr && own_bytes > 0) return out_of_memory("a fusion buffer", own_bytes);
-
-  note_begin(job, "MEMCPY_IN_FUSION_BUFFER");
-  std::byte* at = packed;
-  for (size_t t = 0; t < plans.size(); ++t) {
-    const size_t bytes = plans[t].counts[self] * element_bytes;
-    copy_bytes(at, job.works[t]->operation().input.data, bytes);
-    at += bytes;
-  }
-  note_end(job);
-  khorus_op op = operation_of(job);
-  op.input = packed;
-  op.output = gathered;
-  op.count = counts[self];
-  op.counts = counts.data();
-  Status status = run_on_backend(job, op);
-  if (!status.ok()) return status;
-
-  note_begin(job, "MEMCPY_OUT_FUSION_BUFFER");
-  std::vector<size_t> filled(plans.size(), 0);
-  const std::byte* from = gathered;
-  for (size_t r = 0; r < ranks; ++r) {
-    for (size_t t = 0; t < plans.size(); ++t) {
-      const size_t bytes = plans[t].counts[r] * element_bytes;
-      copy_bytes(static_cast<std::byte*>(outputs[t].get()) + filled[t], from, bytes);
-      filled[t] += bytes;
-      from += bytes;
-    }
-  }
-  note_end(job);
-  buffer_.trim();
-  gather_buffer_.trim();
-  return status;
-}
-
 // ---- all ----
 
 khorus_op CollectiveRunner::operation_of(const Job& job) const {
@@ -356,9 +254,20 @@ khorus_op CollectiveRunner::operation_of(const Job& job) const {
   op.reduce_op =
       static_cast<uint8_t>(request.op == ReduceOp::kAverage ? ReduceOp::kSum : request.op);
   op.device = static_cast<uint8_t>(request.device);
-  op.root = request.root_rank;
+  op.root = request.kind == OpKind::kBroadcast ? group_rank(request.root_rank) : 0;
   op.epoch = options_.epoch;
   return op;
+}
+
+int CollectiveRunner::group_rank(int global_rank) const {
+  const auto it = std::lower_bound(options_.ranks.begin(), options_.ranks.end(), global_rank);
+  return static_cast<int>(it - options_.ranks.begin());
+}
+
+Status CollectiveRunner::out_of_memory(const char* what, size_t bytes) {
+  return Status(StatusCode::kUnavailable,
+                "no memory for " + std::string(what) + " of " + std::to_string(bytes) +
+                    " bytes; lower KHORUS_FUSION_THRESHOLD or gather less");
 }
 
 Status CollectiveRunner::run_on_backend(const Job& job, khorus_op op) {

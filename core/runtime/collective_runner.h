@@ -27,8 +27,9 @@ class CollectiveRunner {
   struct Options {
     const khorus_backend* backend = nullptr;
     khorus_comm* comm = nullptr;
-    int rank = 0;
+    int rank = 0;  // in the group
     int size = 1;
+    std::vector<int> ranks;  // global, by rank in the group
     uint64_t epoch = 0;
     size_t fusion_limit_bytes = 0;
     Timeline* timeline = nullptr;
@@ -60,11 +61,18 @@ class CollectiveRunner {
   Status run_broadcast(const Job& job);
   Status run_allgather(const Job& job);
   Status run_fused_allgather(const Job& job, const std::vector<std::shared_ptr<void>>& outputs);
+  // collective_runner_rows.cc
+  Status run_adasum(const Job& job);
+  Status run_alltoall(const Job& job);
+  Status run_reducescatter(const Job& job);
+  Status run_send_recv(const Job& job);
   Status run_on_backend(const Job& job, khorus_op op);
 
   void note_begin(const Job& job, std::string_view event);
   void note_end(const Job& job);
   khorus_op operation_of(const Job& job) const;
+  int group_rank(int global_rank) const;
+  static Status out_of_memory(const char* what, size_t bytes);
   Scaling scaling_of(const wire::Request& request) const;
   static void apply(const Scaling& scaling, DataType dtype, void* data, size_t count);
 
@@ -72,7 +80,7 @@ class CollectiveRunner {
   const std::string backend_event_;  // "GLOO_"
   FusionBuffer buffer_;
   FusionBuffer gather_buffer_;
-  uint64_t sequence_ = 0;
+  uint64_t sequence_ = 0;  // of the next backend operation
   std::atomic<uint64_t> executed_{0};
   std::atomic<uint64_t> bytes_reduced_{0};
 };

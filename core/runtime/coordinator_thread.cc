@@ -4,6 +4,8 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cstring>
+#include <map>
 #include <utility>
 
 #include "core/base/assert.h"
@@ -21,7 +23,7 @@ constexpr std::chrono::milliseconds kFaultPatience{200};
 CoordinatorThread::CoordinatorThread(Options options)
     : options_(std::move(options)),
       channel_(*options_.channel),
-      lane_(*options_.lane),
+      groups_(*options_.groups),
       observer_(*options_.observer),
       timeline_(observer_.timeline()),
       node_(options_.node) {}
@@ -162,6 +164,7 @@ void CoordinatorThread::take_inputs() {
   }
   if (contents.leave.has_value()) {
     node_.leave(*contents.leave, now_us());
+    leaving_ = true;
     if (faulted_) close(kFaultPatience);
   }
   if (contents.end_now.has_value() && !ending_) give_up(*contents.end_now);
@@ -172,7 +175,7 @@ void CoordinatorThread::give_up(const Status& status) {
   faulted_ = true;
   observer_.failed(status);
   options_.status_page->note_failure(status);
-  options_.abort_data_plane(status);
+  groups_.abort(status.message());
   node_.data_plane_failed(status, now_us());
   for (const auto& [peer, frame] : node_.tick(now_us()).frames) {
     channel_.send(peer, wire::encode(frame));
@@ -236,6 +239,9 @@ void CoordinatorThread::carry_out(protocol::Output output) {
     for (size_t i = 0; i < output.agreed_rounds.size(); ++i) timeline_.mark("CYCLE_START");
   }
   if (output.fault.has_value()) fault(*output.fault);
+  for (const protocol::SetChange& change : output.set_changes) {
+    if (change.added) groups_.add(change.id, change.members.to_vector());
+  }
   run(std::move(output.executions));
   complete(std::move(output.completions));
   if (output.fault.has_value()) fail_everything(*output.fault);
@@ -244,38 +250,70 @@ void CoordinatorThread::carry_out(protocol::Output output) {
     draining_ = true;
   }
   if (output.goodbye) close(kGoodbyePatience);
+  if (output.fault.has_value() && leaving_) close(kFaultPatience);
 }
 
 void CoordinatorThread::run(std::vector<protocol::Execution> executions) {
   if (executions.empty()) return;
-  std::vector<Job> jobs;
-  jobs.reserve(executions.size());
+  std::map<ProcessSetId, std::vector<Job>> jobs;
   for (protocol::Execution& execution : executions) {
+    const ProcessGroupPtr group = groups_.find(execution.response.process_set);
+    KHORUS_ASSERT(group != nullptr, "an operation of a process set that this rank does not know");
     Job job;
+    job.sequence = execution.sequence << 32 | uint64_t{execution.index} << 8;
     job.response = std::move(execution.response);
     job.works.reserve(execution.tickets.size());
-    for (const uint64_t ticket : execution.tickets) job.works.push_back(take_work(ticket));
+    for (size_t i = 0; i < execution.tickets.size(); ++i) {
+      const uint64_t ticket = execution.tickets[i];
+      job.works.push_back(ticket != 0 ? take_work(ticket)
+                                      : stand_in(job.response.tensors[i], group->lane()));
+    }
     observer_.agreed(job, execution.first_position);
-    jobs.push_back(std::move(job));
+    jobs[job.response.process_set].push_back(std::move(job));
+    ++given_executions_;
   }
-  given_executions_ += jobs.size();
-  lane_.push(std::move(jobs));
+  for (auto& [id, list] : jobs) groups_.find(id)->lane()->push(std::move(list));
+}
+
+WorkStatePtr CoordinatorThread::stand_in(const wire::ResponseTensor& tensor,
+                                         const std::shared_ptr<Lane>& lane) {
+  const wire::Request& request = tensor.request;
+  WorkState::Operation operation;
+  operation.name = request.name;
+  operation.kind = request.kind;
+  operation.input.dtype = request.dtype;
+  operation.input.shape = request.shape;  // of an allgather or alltoall without rows
+  const size_t bytes = operation.input.bytes();
+  operation.input.owner = allocate_aligned(bytes);
+  operation.input.data = operation.input.owner.get();
+  if (operation.input.data != nullptr) std::memset(operation.input.data, 0, bytes);
+  operation.output = operation.input;
+  if (request.kind == OpKind::kAlltoall) {
+    operation.splits.assign(groups_.find(request.process_set)->ranks().size(), 0);
+  }
+  return std::make_shared<WorkState>(std::move(operation), lane);
 }
 
 void CoordinatorThread::complete(std::vector<protocol::Completion> completions) {
   if (completions.empty()) return;
-  std::vector<WorkStatePtr> works;
-  std::vector<Lane::Finished> finished;
-  works.reserve(completions.size());
-  finished.reserve(completions.size());
+  std::vector<std::pair<WorkStatePtr, Status>> over;
+  over.reserve(completions.size());
   for (protocol::Completion& completion : completions) {
     WorkStatePtr work = take_work(completion.ticket);
     observer_.over(*work, completion.status, completion.position);
     work->set_payloads(std::move(completion.payloads));
-    finished.push_back({work.get(), std::move(completion.status)});
-    works.push_back(std::move(work));
+    work->set_value(completion.value);
+    over.emplace_back(std::move(work), std::move(completion.status));
   }
-  lane_.finish(finished);
+  finish(over);
+}
+
+void CoordinatorThread::finish(const std::vector<std::pair<WorkStatePtr, Status>>& over) {
+  std::map<Lane*, std::vector<Lane::Finished>> by_lane;
+  for (const auto& [work, status] : over) {
+    by_lane[work->lane().get()].push_back({work.get(), status});
+  }
+  for (const auto& [lane, finished] : by_lane) lane->finish(finished);
 }
 
 void CoordinatorThread::fault(const Status& status) {
@@ -285,20 +323,16 @@ void CoordinatorThread::fault(const Status& status) {
   options_.logger->error(status.to_string());
   options_.status_page->note_failure(status);
   queue_.close(status);
-  options_.abort_data_plane(status);
+  groups_.abort(status.message());
 }
 
 void CoordinatorThread::fail_everything(const Status& status) {
-  std::vector<WorkStatePtr> works;
-  std::vector<Lane::Finished> finished;
-  for (auto& [ticket, work] : works_) works.push_back(std::move(work));
+  std::vector<std::pair<WorkStatePtr, Status>> over;
+  for (auto& [ticket, work] : works_) over.emplace_back(std::move(work), status);
   works_.clear();
-  for (const WorkStatePtr& work : works) {
-    observer_.over(*work, status);
-    finished.push_back({work.get(), status});
-  }
-  lane_.finish(finished);
-  lane_.fail(status);
+  for (const auto& [work, why] : over) observer_.over(*work, why);
+  finish(over);
+  groups_.fail(status);
 }
 
 void CoordinatorThread::close(Clock::duration patience) {

@@ -30,6 +30,7 @@
 #include "core/protocol/node.h"
 #include "core/runtime/lane.h"
 #include "core/runtime/observer.h"
+#include "core/runtime/process_group.h"
 #include "core/runtime/tensor_queue.h"
 #include "khorus/engine.h"
 
@@ -41,11 +42,10 @@ class CoordinatorThread {
   struct Options {
     protocol::NodeOptions node;
     std::unique_ptr<net::ControlChannel> channel;
-    std::shared_ptr<Lane> lane;
+    ProcessGroups* groups = nullptr;  // holds that of all ranks already
     Observer* observer = nullptr;
     const base::Logger* logger = nullptr;
     base::StatusPage* status_page = nullptr;
-    std::function<void(const Status&)> abort_data_plane;  // must not block
     std::chrono::milliseconds verdict_wait{300};
   };
 
@@ -59,7 +59,7 @@ class CoordinatorThread {
   Status submit(Batch& batch);
   Status health() const { return queue_.health(); }
   void set_peers(std::vector<protocol::PeerInfo> peers);
-  // By the runner of the lane.
+  // By the runner of a lane.
   void execution_finished() noexcept;
   void data_plane_failed(const Status& status);
   // Nothing more is accepted; the job's communication ends on all ranks.
@@ -87,6 +87,9 @@ class CoordinatorThread {
   void carry_out(protocol::Output output);
   void run(std::vector<protocol::Execution> executions);
   void complete(std::vector<protocol::Completion> completions);
+  // Of an operation that this rank, having joined, did not submit.
+  WorkStatePtr stand_in(const wire::ResponseTensor& tensor, const std::shared_ptr<Lane>& lane);
+  static void finish(const std::vector<std::pair<WorkStatePtr, Status>>& over);
   void fault(const Status& status);
   void give_up(const Status& status);
   void fail_everything(const Status& status);
@@ -98,7 +101,7 @@ class CoordinatorThread {
 
   const Options options_;
   net::ControlChannel& channel_;
-  Lane& lane_;
+  ProcessGroups& groups_;
   Observer& observer_;
   Timeline& timeline_;
   TensorQueue queue_;
@@ -117,6 +120,7 @@ class CoordinatorThread {
   uint64_t noted_executions_ = 0;
   bool draining_ = false;  // shutdown was decided; drained() not called yet
   bool faulted_ = false;
+  bool leaving_ = false;  // shutdown() was called here: after a fault there is nothing to stay for
   bool ending_ = false;
   std::optional<Status> pending_failure_;
   protocol::TimeUs failure_deadline_us_ = protocol::kNever;

@@ -29,12 +29,9 @@ Result<std::unique_ptr<DataPlane>> DataPlane::open(Options options) {
   plane->host_.exchange = &DataPlane::exchange;
   plane->host_.log = &DataPlane::log;
 
-  std::vector<int32_t> ranks;
+  const std::vector<int32_t> ranks(own.ranks.begin(), own.ranks.end());
   std::vector<const char*> hosts;
-  for (const std::string& host : own.hosts) {
-    ranks.push_back(static_cast<int32_t>(ranks.size()));
-    hosts.push_back(host.c_str());
-  }
+  for (const std::string& host : own.hosts) hosts.push_back(host.c_str());
   khorus_group group{};
   group.struct_size = sizeof group;
   group.rank = own.rank;

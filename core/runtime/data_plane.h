@@ -28,8 +28,9 @@ class DataPlane {
       const std::string& tag, std::span<const std::byte> bytes)>;
   struct Options {
     const khorus_backend* backend = nullptr;
-    int rank = 0;
-    std::vector<std::string> hosts;  // by rank
+    int rank = 0;                    // in the group
+    std::vector<int> ranks;          // global, ascending
+    std::vector<std::string> hosts;  // by rank in the group
     std::string id;                  // of the communicator, unique in the job and epoch
     uint64_t epoch = 0;
     std::string network_interface;

@@ -29,14 +29,25 @@ std::string name_of_group(const std::vector<NamedTensor>& members) {
   return "group." + std::to_string(members.size()) + "." + std::to_string(hash);
 }
 
+bool is_reduction(OpKind kind) {
+  return kind == OpKind::kAllreduce || kind == OpKind::kReducescatter;
+}
+
+bool has_output(OpKind kind) {  // of the caller's
+  return kind == OpKind::kAllreduce || kind == OpKind::kBroadcast;
+}
+
 // What two unnamed operations must have in common to be counted together.
 std::string signature_of(const wire::Request& request) {
   std::string signature(to_string(request.kind));
+  if (request.process_set != kGlobalProcessSet) {
+    signature += ".set" + std::to_string(request.process_set);
+  }
   if (request.kind == OpKind::kBarrier) return signature;
   Shape shape = request.shape;
-  if (request.kind == OpKind::kAllgather) shape.front() = 0;
+  if (request.kind == OpKind::kAllgather || request.kind == OpKind::kAlltoall) shape.front() = 0;
   signature += "." + std::string(to_string(request.dtype)) + to_string(shape);
-  if (request.kind == OpKind::kAllreduce) signature += "." + std::string(to_string(request.op));
+  if (is_reduction(request.kind)) signature += "." + std::string(to_string(request.op));
   if (request.kind == OpKind::kBroadcast) signature += "." + std::to_string(request.root_rank);
   return signature;
 }
@@ -105,72 +116,7 @@ Status EngineImpl::dump_flight_recorder(const std::string& path) const {
   return status.ok() ? core_->dump_flight_recorder(path) : status;
 }
 
-// ---- operations ----
-
-WorkPtr EngineImpl::allreduce_async(const std::string& name, const TensorView& input,
-                                    const TensorView& output, const AllreduceOptions& options) {
-  Call call;
-  call.reduction = options;
-  return submit_one(std::move(call), {name, input, output});
-}
-
-std::vector<WorkPtr> EngineImpl::grouped_allreduce_async(const std::string& group,
-                                                         const std::vector<NamedTensor>& members,
-                                                         const AllreduceOptions& options) {
-  Call call;
-  call.reduction = options;
-  call.grouped = true;
-  call.group = group;
-  return submit(std::move(call), members);
-}
-
-WorkPtr EngineImpl::allgather_async(const std::string& name, const TensorView& input,
-                                    ProcessSetId process_set) {
-  Call call;
-  call.kind = OpKind::kAllgather;
-  call.reduction.process_set = process_set;
-  return submit_one(std::move(call), {name, input, {}});
-}
-
-std::vector<WorkPtr> EngineImpl::grouped_allgather_async(const std::string& group,
-                                                         const std::vector<NamedTensor>& members,
-                                                         ProcessSetId process_set) {
-  Call call;
-  call.kind = OpKind::kAllgather;
-  call.reduction.process_set = process_set;
-  call.grouped = true;
-  call.group = group;
-  return submit(std::move(call), members);
-}
-
-WorkPtr EngineImpl::broadcast_async(const std::string& name, const TensorView& input,
-                                    const TensorView& output, int root_rank,
-                                    ProcessSetId process_set) {
-  Call call;
-  call.kind = OpKind::kBroadcast;
-  call.reduction.process_set = process_set;
-  call.root_rank = root_rank;
-  return submit_one(std::move(call), {name, input, output});
-}
-
-std::vector<WorkPtr> EngineImpl::grouped_broadcast_async(const std::string& group,
-                                                         const std::vector<NamedTensor>& members,
-                                                         int root_rank, ProcessSetId process_set) {
-  Call call;
-  call.kind = OpKind::kBroadcast;
-  call.reduction.process_set = process_set;
-  call.root_rank = root_rank;
-  call.grouped = true;
-  call.group = group;
-  return submit(std::move(call), members);
-}
-
-WorkPtr EngineImpl::barrier_async(const std::string& name, ProcessSetId process_set) {
-  Call call;
-  call.kind = OpKind::kBarrier;
-  call.reduction.process_set = process_set;
-  return submit_one(std::move(call), {name, {}, {}});
-}
+// ---- operations: how each of them is submitted is in engine_operations.cc ----
 
 WorkPtr EngineImpl::submit_one(Call call, NamedTensor tensor) {
   std::vector<NamedTensor> members;
@@ -193,6 +139,7 @@ std::vector<WorkPtr> EngineImpl::submit(Call call, std::vector<NamedTensor> memb
   Batch batch;
   batch.submissions.reserve(members.size());
   batch.works.reserve(members.size());
+  const ProcessGroupPtr group = core_->group(call.reduction.process_set);
   for (NamedTensor& member : members) {
     wire::Request request = request_of(call, member);
     if (member.name.empty()) member.name = core_->next_unnamed(signature_of(request));
@@ -200,16 +147,24 @@ std::vector<WorkPtr> EngineImpl::submit(Call call, std::vector<NamedTensor> memb
     batch.submissions.push_back({core_->next_ticket(), std::move(request), {}});
   }
   if (call.grouped) {
-    const std::string group = call.group.empty() ? name_of_group(members) : call.group;
+    const std::string name = call.group.empty() ? name_of_group(members) : call.group;
     for (protocol::Submission& submission : batch.submissions) {
-      submission.request.group = group;
+      submission.request.group = name;
       submission.request.group_size = static_cast<uint32_t>(members.size());
     }
   }
-  for (NamedTensor& member : members) {
-    WorkState::Operation operation{member.name, call.kind, std::move(member.input),
-                                   std::move(member.output)};
-    auto work = std::make_shared<WorkState>(std::move(operation), core_->lane());
+  for (size_t i = 0; i < members.size(); ++i) {
+    NamedTensor& member = members[i];
+    WorkState::Operation operation{
+        member.name, call.kind, std::move(member.input), std::move(member.output), {}};
+    if (call.kind == OpKind::kAlltoall) {
+      const auto size = group->ranks().size();
+      operation.splits = call.splits.empty()
+                             ? std::vector<int64_t>(
+                                   size, operation.input.shape.front() / static_cast<int64_t>(size))
+                             : call.splits[i];
+    }
+    auto work = std::make_shared<WorkState>(std::move(operation), group->lane());
     works.push_back(work);
     batch.works.push_back(std::move(work));
   }
@@ -228,19 +183,30 @@ Status EngineImpl::check(const Call& call, const std::vector<NamedTensor>& membe
                       std::to_string(wire::Limits::kMaxNameBytes) + " bytes and " +
                       std::to_string(wire::Limits::kMaxItems) + " members are possible");
   }
-  for (const NamedTensor& member : members) {
-    if (Status status = check_member(call, member); !status.ok()) return status;
+  if (!call.splits.empty() && call.splits.size() != members.size()) {
+    return Status(StatusCode::kInvalidArgument,
+                  "grouped alltoall: " + std::to_string(call.splits.size()) +
+                      " lists of splits for " + std::to_string(members.size()) +
+                      " members; give one for each, or none");
+  }
+  for (size_t i = 0; i < members.size(); ++i) {
+    const std::vector<int64_t> none;
+    const std::vector<int64_t>& splits = call.splits.empty() ? none : call.splits[i];
+    if (Status status = check_member(call, members[i], splits); !status.ok()) return status;
   }
   if (!call.grouped) return Status();
-  return check_members(call.kind, members, call.kind != OpKind::kAllgather);
+  return check_members(call.kind, members, has_output(call.kind));
 }
 
-Status EngineImpl::check_member(const Call& call, const NamedTensor& member) const {
-  const CheckedCall checked{call.kind, member.name, place_.size, call.reduction.process_set};
+Status EngineImpl::check_member(const Call& call, const NamedTensor& member,
+                                const std::vector<int64_t>& splits) const {
+  const ProcessSetId set = call.reduction.process_set;
+  CheckedCall checked{call.kind, member.name, place_.rank, set, {}};
+  if (auto ranks = core_->process_set_ranks(set); ranks.ok()) checked.ranks = std::move(*ranks);
   if (Status status = check_call(checked); !status.ok()) return status;
-  if (call.kind == OpKind::kBarrier) return Status();
+  if (call.kind == OpKind::kBarrier || call.kind == OpKind::kJoin) return Status();
   if (Status status = check_tensor(checked, "input", member.input); !status.ok()) return status;
-  if (call.kind != OpKind::kAllgather) {
+  if (has_output(call.kind)) {
     Status status = check_tensor(checked, "output", member.output);
     if (status.ok()) status = check_input_and_output(checked, member.input, member.output);
     if (!status.ok()) return status;
@@ -248,7 +214,20 @@ Status EngineImpl::check_member(const Call& call, const NamedTensor& member) con
   if (call.kind == OpKind::kBroadcast) {
     if (Status status = check_root(checked, call.root_rank); !status.ok()) return status;
   }
-  if (call.kind == OpKind::kAllreduce) {
+  if (call.kind == OpKind::kAlltoall) {
+    Status status = check_splits(checked, member.input.shape, splits);
+    if (!status.ok()) return status;
+  }
+  if (call.kind == OpKind::kSendRecv) {
+    const int other = call.root_rank == place_.rank ? call.peer : call.root_rank;
+    if (Status status = check_peer(checked, other, call.tag); !status.ok()) return status;
+  }
+  if (call.kind == OpKind::kReducescatter && member.input.shape.empty()) {
+    return Status(StatusCode::kInvalidArgument,
+                  "reducescatter \"" + member.name +
+                      "\": a scalar has no rows to scatter; give it the shape [1]");
+  }
+  if (is_reduction(call.kind)) {
     Status status = check_reduction(checked, member.input.dtype, call.reduction);
     if (!status.ok()) return status;
   }
@@ -264,16 +243,19 @@ wire::Request EngineImpl::request_of(const Call& call, const NamedTensor& member
   wire::Request request;
   request.kind = call.kind;
   request.process_set = call.reduction.process_set;
-  if (call.kind == OpKind::kBarrier) return request;
+  if (call.kind == OpKind::kBarrier || call.kind == OpKind::kJoin) return request;
   request.dtype = member.input.dtype;
   request.device = member.input.device.kind;
   request.shape = member.input.shape;
-  if (call.kind == OpKind::kAllreduce) {
+  if (is_reduction(call.kind)) {
     request.op = call.reduction.op;
     request.prescale = call.reduction.prescale;
     request.postscale = call.reduction.postscale;
   }
-  if (call.kind == OpKind::kBroadcast) request.root_rank = call.root_rank;
+  if (call.kind == OpKind::kBroadcast || call.kind == OpKind::kSendRecv) {
+    request.root_rank = call.root_rank;
+    request.peer = call.peer;
+  }
   if (call.kind == OpKind::kAllgather && request.shape.empty()) request.shape = {1};
   return request;
 }

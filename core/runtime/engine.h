@@ -47,6 +47,24 @@ class EngineImpl final : public Engine {
   std::vector<WorkPtr> grouped_broadcast_async(const std::string& group,
                                                const std::vector<NamedTensor>& members,
                                                int root_rank, ProcessSetId process_set) override;
+  WorkPtr alltoall_async(const std::string& name, const TensorView& input,
+                         const std::vector<int64_t>& splits, ProcessSetId process_set) override;
+  std::vector<WorkPtr> grouped_alltoall_async(const std::string& group,
+                                              const std::vector<NamedTensor>& members,
+                                              const std::vector<std::vector<int64_t>>& splits,
+                                              ProcessSetId process_set) override;
+  WorkPtr reducescatter_async(const std::string& name, const TensorView& input,
+                              const AllreduceOptions& options) override;
+  std::vector<WorkPtr> grouped_reducescatter_async(const std::string& group,
+                                                   const std::vector<NamedTensor>& members,
+                                                   const AllreduceOptions& options) override;
+  WorkPtr send_async(const TensorView& input, int peer, int tag, ProcessSetId process_set) override;
+  WorkPtr recv_async(const TensorView& output, int peer, int tag,
+                     ProcessSetId process_set) override;
+  WorkPtr join_async() override;
+  Result<ProcessSetId> add_process_set(const std::vector<int>& ranks) override;
+  Status remove_process_set(ProcessSetId id) override;
+  Result<std::vector<int>> process_set_ranks(ProcessSetId id) const override;
   WorkPtr barrier_async(const std::string& name, ProcessSetId process_set) override;
 
   Status start_timeline(const std::string& path, bool mark_cycles) override;
@@ -58,8 +76,11 @@ class EngineImpl final : public Engine {
   // What all members of one call have in common.
   struct Call {
     OpKind kind = OpKind::kAllreduce;
-    AllreduceOptions reduction;  // allreduce; its process set counts for all
-    int root_rank = 0;           // broadcast
+    AllreduceOptions reduction;  // allreduce, reducescatter; its process set counts for all
+    int root_rank = 0;           // broadcast; send/recv: who sends
+    int peer = -1;               // send/recv: who receives
+    int tag = 0;
+    std::vector<std::vector<int64_t>> splits;  // alltoall: by member, or none
     bool grouped = false;
     std::string group;
   };
@@ -67,7 +88,9 @@ class EngineImpl final : public Engine {
   std::vector<WorkPtr> submit(Call call, std::vector<NamedTensor> members);
   WorkPtr submit_one(Call call, NamedTensor tensor);
   Status check(const Call& call, const std::vector<NamedTensor>& members) const;
-  Status check_member(const Call& call, const NamedTensor& member) const;
+  Status check_member(const Call& call, const NamedTensor& member,
+                      const std::vector<int64_t>& splits) const;
+  WorkPtr submit_transfer(Call call, const TensorView& tensor);
   wire::Request request_of(const Call& call, const NamedTensor& member) const;
   // Ok, or Unavailable in a forked child.
   Status check_process() const;

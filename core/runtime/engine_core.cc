@@ -5,23 +5,26 @@
 #include <cinttypes>
 #include <condition_variable>
 #include <cstdio>
+#include <numeric>
 #include <utility>
 
 #include "core/base/assert.h"
+#include "core/protocol/tensor_key.h"
 #include "core/runtime/operation_check.h"
 #include "core/wire/rank_set.h"
 
 namespace khorus::runtime {
+
+std::chrono::milliseconds milliseconds_of(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(std::clamp(seconds, 0.0, 1e8) * 1e3));
+}
+
 namespace {
 
 // How long a lane may take to return after its backend was aborted (the contract says one second).
 constexpr std::chrono::seconds kAbortPatience{5};
 // How long the end of an engine may wait for files that nobody else waits for.
 constexpr std::chrono::seconds kFilePatience{5};
-
-std::chrono::milliseconds milliseconds_of(double seconds) {
-  return std::chrono::milliseconds(static_cast<int64_t>(std::clamp(seconds, 0.0, 1e8) * 1e3));
-}
 
 int64_t microseconds_of(double seconds) {
   return static_cast<int64_t>(std::clamp(seconds, 0.0, 1e9) * 1e6);
@@ -136,15 +139,17 @@ Status EngineCore::meet_ranks() {
   observer_.set_epoch(epoch_);
   missing_ranks_ = std::move(meeting->missing_ranks);
   meeting_ = std::move(meeting->keep);
-  lane_ = std::make_shared<Lane>();
+  std::vector<int> everyone(static_cast<size_t>(options_.place.size));
+  std::iota(everyone.begin(), everyone.end(), 0);
+  sets_[kGlobalProcessSet] = everyone;
+  world_ = groups_.add(kGlobalProcessSet, std::move(everyone));
   CoordinatorThread::Options options;
   options.node = node_options(options_, epoch_);
   options.channel = std::move(meeting->channel);
-  options.lane = lane_;
+  options.groups = &groups_;
   options.observer = &observer_;
   options.logger = &logger_;
   options.status_page = &status_page_;
-  options.abort_data_plane = [this](const Status& status) { abort_data_plane(status); };
   coordinator_ = std::make_unique<CoordinatorThread>(std::move(options));
   coordinator_->start();
   return Status();
@@ -159,7 +164,7 @@ Status EngineCore::greet(const BackendSearch& search) {
                             found.backend != nullptr && found.backend->in_process_only != 0,
                             found.problem.message()});
   }
-  const auto gathered = exchange("hello", encode(own), start_deadline_);
+  const auto gathered = exchange(*world_, "hello", encode(own), start_deadline_);
   if (!gathered.ok()) return gathered.status();
   meeting_.reset();  // everybody has met
   std::vector<protocol::PeerInfo> peers;
@@ -185,59 +190,66 @@ Status EngineCore::connect_data_plane(const BackendSearch& search) {
     logger_.info("backend " + choice->name + " (" + found->origin + "): " + choice->reason);
   }
 
-  DataPlane::Options options;
-  options.backend = found->backend;
-  options.rank = options_.place.rank;
-  for (const Hello& hello : hellos_) options.hosts.push_back(hello.host);
-  char id[64];
-  std::snprintf(id, sizeof id, "%016" PRIx64 ".%" PRIu64 ".0", hellos_.front().nonce, epoch_);
-  options.id = id;
-  options.epoch = epoch_;
-  options.network_interface = options_.config.network_interface;
-  options.timeout_ms =
-      static_cast<uint32_t>(milliseconds_of(options_.config.gloo_timeout_s).count());
-  options.exchange = [this](const std::string& tag, std::span<const std::byte> bytes) {
-    return exchange(tag, bytes, start_deadline_);
-  };
-  options.logger = &logger_;
-  Result<std::unique_ptr<DataPlane>> plane = DataPlane::open(std::move(options));
-  Status connected = plane.status();
-  if (plane.ok()) {
-    {
-      const std::lock_guard lock(plane_mutex_);
-      plane_ = std::move(*plane);
-      if (plane_abort_reason_.has_value()) plane_->abort(*plane_abort_reason_);
-    }
-    connected = plane_->connect();
+  backend_ = found->backend;
+  connect(world_, start_deadline_);
+  // Nobody starts before all are connected; a failure anywhere is the result everywhere.
+  const auto ready = exchange(*world_, "ready", {}, start_deadline_);
+  if (!ready.ok()) return ready.status();
+  finished_at_start_ = lane()->finished_count();
+  for (const std::vector<int>& ranks : options_.process_sets) {
+    if (const auto added = add_process_set(ranks); !added.ok()) return added.status();
   }
+  return Status();
+}
+
+void EngineCore::connect(const ProcessGroupPtr& group, Clock::time_point deadline) {
+  const std::vector<int>& ranks = group->ranks();
+  const int rank = static_cast<int>(
+      std::lower_bound(ranks.begin(), ranks.end(), options_.place.rank) - ranks.begin());
+  DataPlane::Options plane;
+  plane.backend = backend_;
+  plane.rank = rank;
+  plane.ranks = ranks;
+  for (const int r : ranks) plane.hosts.push_back(hellos_[static_cast<size_t>(r)].host);
+  char id[64];
+  std::snprintf(id, sizeof id, "%016" PRIx64 ".%" PRIu64 ".%d", hellos_.front().nonce, epoch_,
+                group->id());
+  plane.id = id;
+  plane.epoch = epoch_;
+  plane.network_interface = options_.config.network_interface;
+  plane.timeout_ms = static_cast<uint32_t>(milliseconds_of(options_.config.gloo_timeout_s).count());
+  // Not the group itself: it owns what owns this.
+  plane.exchange = [this, weak = std::weak_ptr(group), deadline](
+                       const std::string& tag,
+                       std::span<const std::byte> bytes) -> Result<std::vector<wire::Bytes>> {
+    const ProcessGroupPtr alive = weak.lock();
+    if (alive == nullptr) return Status(StatusCode::kInternal, "the process set is gone");
+    return exchange(*alive, tag, bytes, deadline);
+  };
+  plane.logger = &logger_;
+  CollectiveRunner::Options running;
+  running.backend = backend_;
+  running.rank = rank;
+  running.size = static_cast<int>(ranks.size());
+  running.ranks = ranks;
+  running.epoch = epoch_;
+  running.fusion_limit_bytes =
+      static_cast<size_t>(std::max<int64_t>(options_.config.fusion_threshold_bytes, 0));
+  running.timeline = &timeline();
+  const Status connected = group->connect(std::move(plane), std::move(running));
   if (!connected.ok()) {
     coordinator_->data_plane_failed(
         Status(connected.code(),
                "the backend " + backend_name_ + " does not connect: " + connected.message(),
                connected.lost_rank()));
+    return;
   }
-  // Nobody starts before all are connected; a failure anywhere is the result everywhere.
-  const auto ready = exchange("ready", {}, start_deadline_);
-  if (!ready.ok()) return ready.status();
-
-  CollectiveRunner::Options running;
-  running.backend = found->backend;
-  running.comm = plane_->comm();
-  running.rank = options_.place.rank;
-  running.size = options_.place.size;
-  running.epoch = epoch_;
-  running.fusion_limit_bytes =
-      static_cast<size_t>(std::max<int64_t>(options_.config.fusion_threshold_bytes, 0));
-  running.timeline = &timeline();
-  runner_ = std::make_unique<CollectiveRunner>(running);
-  finished_at_start_ = lane_->finished_count();
-  lane_->start([this](Job& job) { return run(job); });
-  return Status();
+  group->start([this, g = group.get()](Job& job) { return run(*g, job); });
 }
 
-bool EngineCore::run(Job& job) {
+bool EngineCore::run(ProcessGroup& group, Job& job) {
   observer_.started(job);
-  const Status status = runner_->run(job);
+  const Status status = group.runner().run(job);
   observer_.finished(job, status);
   if (!status.ok()) {
     coordinator_->data_plane_failed(
@@ -248,41 +260,41 @@ bool EngineCore::run(Job& job) {
   std::vector<Lane::Finished> finished;
   finished.reserve(job.works.size());
   for (const WorkStatePtr& work : job.works) finished.push_back({work.get(), Status()});
-  lane_->finish(finished);
+  group.lane()->finish(finished);
   coordinator_->execution_finished();
   return true;
 }
 
-void EngineCore::abort_data_plane(const Status& status) {
-  const std::lock_guard lock(plane_mutex_);
-  if (!plane_abort_reason_.has_value()) plane_abort_reason_ = status.message();
-  if (plane_ != nullptr) plane_->abort(status.message());
-}
-
-Result<std::vector<wire::Bytes>> EngineCore::exchange(const std::string& tag,
+Result<std::vector<wire::Bytes>> EngineCore::exchange(const ProcessGroup& group,
+                                                      const std::string& tag,
                                                       std::span<const std::byte> bytes,
                                                       Clock::time_point deadline) {
   // The parts of all ranks travel in one frame.
-  const size_t limit =
-      std::min(wire::Limits::kMaxPayloadBytes,
-               2 * wire::Limits::kFullFrameBytes / static_cast<size_t>(options_.place.size));
+  const size_t limit = std::min(wire::Limits::kMaxPayloadBytes,
+                                2 * wire::Limits::kFullFrameBytes / group.ranks().size());
   if (bytes.size() > limit) {
-    return Status(StatusCode::kInvalidArgument, "an exchange of " + std::to_string(bytes.size()) +
-                                                    " bytes; at most " + std::to_string(limit) +
-                                                    " are possible with " +
-                                                    std::to_string(options_.place.size) + " ranks");
+    return Status(StatusCode::kInvalidArgument,
+                  "an exchange of " + std::to_string(bytes.size()) + " bytes; at most " +
+                      std::to_string(limit) + " are possible with " +
+                      std::to_string(group.ranks().size()) + " ranks");
+  }
+  uint64_t number = 0;
+  {
+    const std::lock_guard lock(sets_mutex_);
+    number = exchanges_[group.id()]++;
   }
   WorkState::Operation operation;
   operation.kind = OpKind::kExchange;
-  operation.name = kInternalPrefix + tag + "/" + std::to_string(next_exchange_.fetch_add(1));
+  operation.name = kInternalPrefix + tag + "/" + std::to_string(number);
   Batch batch;
   protocol::Submission submission;
   submission.ticket = next_ticket();
   submission.request.kind = OpKind::kExchange;
   submission.request.name = operation.name;
+  submission.request.process_set = group.id();
   submission.payload.assign(bytes.begin(), bytes.end());
   batch.submissions.push_back(std::move(submission));
-  const auto work = std::make_shared<WorkState>(std::move(operation), lane_);
+  const auto work = std::make_shared<WorkState>(std::move(operation), group.lane());
   batch.works.push_back(work);
   if (Status refused = coordinator_->submit(batch); !refused.ok()) return refused;
   if (!wait_until(*work, deadline)) return timed_out(tag);
@@ -317,13 +329,12 @@ bool EngineCore::stop() {
     if (!coordinator_->wait_ended(Clock::now() + kAbortPatience)) return *(stopped_ = false);
   }
   coordinator_->join();
-  if (!lane_->stop(Clock::now() + kAbortPatience)) {
+  if (!groups_.stop(Clock::now() + kAbortPatience)) {
     logger_.error(
         "the backend " + backend_name_ +
         " did not return after it was aborted; its memory is kept until the process ends");
     return *(stopped_ = false);
   }
-  if (plane_ != nullptr) plane_->disconnect();
   if (timeline().enabled()) {
     const Status written = timeline().stop();
     if (!written.ok()) logger_.warning(written.message());
@@ -343,16 +354,24 @@ Status EngineCore::submit(Batch& batch) {
 }
 
 std::string EngineCore::next_unnamed(const std::string& signature) {
+  return signature + ".unnamed." + std::to_string(next_number(signature));
+}
+
+uint64_t EngineCore::next_number(const std::string& key) {
   const std::lock_guard lock(unnamed_mutex_);
-  return signature + ".unnamed." + std::to_string(unnamed_[signature]++);
+  return unnamed_[key]++;
 }
 
 bool EngineCore::supports(const wire::Request& request) const {
-  if (request.kind == OpKind::kBarrier) return true;
-  const ReduceOp op = request.op == ReduceOp::kAverage ? ReduceOp::kSum : request.op;
-  return plane_->backend().supports(static_cast<uint8_t>(request.kind),
-                                    static_cast<uint8_t>(request.dtype), static_cast<uint8_t>(op),
-                                    static_cast<uint8_t>(request.device)) != 0;
+  if (!protocol::runs_on_data_plane(request.kind)) return true;
+  OpKind kind = request.kind;
+  ReduceOp op = request.op == ReduceOp::kAverage ? ReduceOp::kSum : request.op;
+  if (op == ReduceOp::kAdasum) {  // made of messages between two ranks
+    kind = OpKind::kSendRecv;
+    op = ReduceOp::kSum;
+  }
+  return backend_->supports(static_cast<uint8_t>(kind), static_cast<uint8_t>(request.dtype),
+                            static_cast<uint8_t>(op), static_cast<uint8_t>(request.device)) != 0;
 }
 
 }  // namespace khorus::runtime

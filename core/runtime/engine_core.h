@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -28,9 +29,13 @@
 #include "core/runtime/hello.h"
 #include "core/runtime/lane.h"
 #include "core/runtime/observer.h"
+#include "core/runtime/process_group.h"
 #include "khorus/engine.h"
 
 namespace khorus::runtime {
+
+// Of a knob in seconds; within what a clock can add.
+std::chrono::milliseconds milliseconds_of(double seconds);
 
 class EngineCore {
  public:
@@ -52,13 +57,22 @@ class EngineCore {
   Status health() const { return coordinator_->health(); }
   EngineStats stats() const;
   uint64_t next_ticket() noexcept { return next_ticket_.fetch_add(1, std::memory_order_relaxed); }
+  // Counts the calls with this key from 0.
+  uint64_t next_number(const std::string& key);
   // "allreduce.float32[4].sum.unnamed.7"
   std::string next_unnamed(const std::string& signature);
   bool supports(const wire::Request& request) const;
 
+  // Null: this rank is in no set of this id.
+  ProcessGroupPtr group(ProcessSetId id) const { return groups_.find(id); }
+  // See Engine; both block, and are collective over all ranks.
+  Result<ProcessSetId> add_process_set(const std::vector<int>& ranks);
+  Status remove_process_set(ProcessSetId id);
+  Result<std::vector<int>> process_set_ranks(ProcessSetId id) const;
+
   const Place& place() const noexcept { return options_.place; }
   const std::string& backend_name() const noexcept { return backend_name_; }
-  const std::shared_ptr<Lane>& lane() const noexcept { return lane_; }
+  const std::shared_ptr<Lane>& lane() const noexcept { return world_->lane(); }
   Timeline& timeline() noexcept { return observer_.timeline(); }
   MetricsPage metrics() const;
   Status dump_flight_recorder(const std::string& path) const;
@@ -71,12 +85,15 @@ class EngineCore {
   Status meet_ranks();
   Status greet(const BackendSearch& search);
   Status connect_data_plane(const BackendSearch& search);
-  bool run(Job& job);
-  void abort_data_plane(const Status& status);
-  // Everyone's bytes by rank; Timeout at `deadline`.
-  Result<std::vector<wire::Bytes>> exchange(const std::string& tag,
+  // Connects this rank with the others of the group; a failure ends the epoch.
+  void connect(const ProcessGroupPtr& group, Clock::time_point deadline);
+  bool run(ProcessGroup& group, Job& job);
+  // Everyone's bytes by rank of the group; Timeout at `deadline`.
+  Result<std::vector<wire::Bytes>> exchange(const ProcessGroup& group, const std::string& tag,
                                             std::span<const std::byte> bytes,
                                             Clock::time_point deadline);
+  // Submits an operation that lives on the control channel and waits for it.
+  Result<std::shared_ptr<WorkState>> negotiate(wire::Request request);
   Status timed_out(const std::string& what) const;
 
   const EngineOptions options_;
@@ -89,20 +106,22 @@ class EngineCore {
   uint64_t epoch_ = 0;
   std::function<std::string()> missing_ranks_;
   std::shared_ptr<void> meeting_;  // until all have greeted each other
-  std::shared_ptr<Lane> lane_;
+  ProcessGroups groups_;
+  ProcessGroupPtr world_;  // the group of all ranks
   std::unique_ptr<CoordinatorThread> coordinator_;
   std::vector<Hello> hellos_;
   std::string backend_name_;
-  std::unique_ptr<CollectiveRunner> runner_;
-
-  std::mutex plane_mutex_;  // guards the two below until start() is over
-  std::unique_ptr<DataPlane> plane_;
-  std::optional<std::string> plane_abort_reason_;
+  const khorus_backend* backend_ = nullptr;
 
   std::atomic<uint64_t> next_ticket_{1};
-  std::atomic<uint64_t> next_exchange_{0};
   std::atomic<uint64_t> submitted_{0};
-  uint64_t finished_at_start_ = 0;  // Khorus' own exchanges
+  uint64_t finished_at_start_ = 0;               // Khorus' own exchanges
+  std::atomic<uint64_t> finished_elsewhere_{0};  // by groups that are gone
+  std::mutex set_change_mutex_;                  // one change of the process sets at a time
+  uint64_t set_changes_ = 0;
+  mutable std::mutex sets_mutex_;
+  std::map<ProcessSetId, std::vector<int>> sets_;  // global ranks
+  std::map<ProcessSetId, uint64_t> exchanges_;     // made so far, by set
   std::mutex unnamed_mutex_;
   std::unordered_map<std::string, uint64_t> unnamed_;
 

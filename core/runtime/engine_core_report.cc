@@ -22,9 +22,13 @@ Status EngineCore::start_observing() {
 EngineStats EngineCore::stats() const {
   EngineStats stats = coordinator_->stats();
   stats.operations_submitted = submitted_.load(std::memory_order_relaxed);
-  stats.operations_done = lane_->finished_count() - finished_at_start_;
-  stats.responses_executed = runner_->executed();
-  stats.bytes_reduced = runner_->bytes_reduced();
+  stats.operations_done = finished_elsewhere_.load(std::memory_order_relaxed) - finished_at_start_;
+  for (const ProcessGroupPtr& group : groups_.all()) {
+    stats.operations_done += group->lane()->finished_count();
+    if (!group->connected()) continue;
+    stats.responses_executed += group->runner().executed();
+    stats.bytes_reduced += group->runner().bytes_reduced();
+  }
   return stats;
 }
 

@@ -7,12 +7,18 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <memory>
 
 namespace khorus::runtime {
 
 // 64-byte aligned memory that its last owner frees; null when there is not enough.
 std::shared_ptr<void> allocate_aligned(size_t bytes);
+
+// Nothing for no bytes, and when both are the same memory; they may overlap.
+inline void copy_bytes(void* destination, const void* source, size_t bytes) {
+  if (bytes > 0 && destination != source) std::memmove(destination, source, bytes);
+}
 
 class FusionBuffer {
  public:

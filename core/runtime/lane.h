@@ -37,6 +37,9 @@ namespace khorus::runtime {
 
 // One agreed operation: a response and this rank's works, by tensor of the response.
 struct Job {
+  // Increases from job to job of a lane, and is equal on all ranks; the last 8 bits are the
+  // runner's.
+  uint64_t sequence = 0;
   wire::Response response;
   std::vector<WorkStatePtr> works;
 };

@@ -22,6 +22,16 @@ Status invalid(const CheckedCall& call, const std::string& what) {
   return Status(StatusCode::kInvalidArgument, label(call) + ": " + what);
 }
 
+std::string list(const std::vector<int>& ranks) {
+  std::string text = "[";
+  for (const int rank : ranks) text += (text.size() > 1 ? "," : "") + std::to_string(rank);
+  return text + "]";
+}
+
+bool contains(const std::vector<int>& ranks, int rank) {
+  return std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
+}
+
 struct Range {
   uintptr_t first;
   uintptr_t last;  // exclusive
@@ -45,10 +55,15 @@ Status check_call(const CheckedCall& call) {
     return invalid(call, std::string("names that begin with ") + kInternalPrefix +
                              " belong to Khorus; use another one");
   }
-  if (call.process_set != kGlobalProcessSet) {
+  if (call.ranks.empty()) {
     return invalid(call, "process set " + std::to_string(call.process_set) +
                              " does not exist; the set of all ranks is " +
-                             std::to_string(kGlobalProcessSet));
+                             std::to_string(kGlobalProcessSet) +
+                             ", add_process_set() makes others");
+  }
+  if (!std::binary_search(call.ranks.begin(), call.ranks.end(), call.rank)) {
+    return invalid(call, "rank " + std::to_string(call.rank) + " is not in process set " +
+                             std::to_string(call.process_set) + " " + list(call.ranks));
   }
   return Status();
 }
@@ -118,6 +133,19 @@ Status check_reduction(const CheckedCall& call, DataType dtype, const AllreduceO
   if (dtype == DataType::kBool && options.op == ReduceOp::kAverage) {
     return invalid(call, "bool has no average; use sum or max (or), product or min (and)");
   }
+  if (options.op == ReduceOp::kAdasum) {
+    const size_t size = call.ranks.size();
+    const bool is_float = dtype == DataType::kFloat16 || dtype == DataType::kBfloat16 ||
+                          dtype == DataType::kFloat32 || dtype == DataType::kFloat64;
+    if (call.kind != OpKind::kAllreduce) return invalid(call, "adasum is for allreduce alone");
+    if (!is_float) {
+      return invalid(call, "adasum works on floats, not on " + std::string(to_string(dtype)));
+    }
+    if ((size & (size - 1)) != 0) {
+      return invalid(call, "adasum needs a power of two ranks, not " + std::to_string(size) +
+                               "; use average, or a process set of 2, 4, 8, ... ranks");
+    }
+  }
   for (const double factor : {options.prescale, options.postscale}) {
     if (!std::isfinite(factor)) {
       return invalid(call, "a scale factor is " + std::to_string(factor) + "; it must be finite");
@@ -127,9 +155,71 @@ Status check_reduction(const CheckedCall& call, DataType dtype, const AllreduceO
 }
 
 Status check_root(const CheckedCall& call, int root_rank) {
-  if (root_rank >= 0 && root_rank < call.size) return Status();
-  return invalid(call, "root rank " + std::to_string(root_rank) +
-                           " does not exist; ranks are 0 to " + std::to_string(call.size - 1));
+  if (contains(call.ranks, root_rank)) return Status();
+  if (call.process_set == kGlobalProcessSet) {
+    return invalid(call, "root rank " + std::to_string(root_rank) +
+                             " does not exist; ranks are 0 to " +
+                             std::to_string(call.ranks.back()));
+  }
+  return invalid(call, "root rank " + std::to_string(root_rank) + " is not in process set " +
+                           std::to_string(call.process_set) + " " + list(call.ranks));
+}
+
+Status check_splits(const CheckedCall& call, const Shape& shape,
+                    const std::vector<int64_t>& splits) {
+  if (shape.empty()) return invalid(call, "a scalar has no rows to send; give it the shape [1]");
+  const auto size = static_cast<int64_t>(call.ranks.size());
+  if (splits.empty()) {
+    if (shape.front() % size == 0) return Status();
+    return invalid(call, "the first extent " + std::to_string(shape.front()) +
+                             " cannot be divided by the " + std::to_string(size) +
+                             " ranks; give splits");
+  }
+  if (static_cast<int64_t>(splits.size()) != size) {
+    return invalid(call, "splits has " + std::to_string(splits.size()) + " numbers for " +
+                             std::to_string(size) + " ranks; give one for each");
+  }
+  int64_t left = shape.front();
+  for (const int64_t rows : splits) {
+    if (rows < 0 || rows > left) {
+      return invalid(call, "splits " + khorus::to_string(splits) +
+                               " must be 0 or more and add up to the first extent " +
+                               std::to_string(shape.front()));
+    }
+    left -= rows;
+  }
+  if (left == 0) return Status();
+  return invalid(call, "splits " + khorus::to_string(splits) + " add up to " +
+                           std::to_string(shape.front() - left) + ", not to the first extent " +
+                           std::to_string(shape.front()));
+}
+
+Status check_peer(const CheckedCall& call, int peer, int tag) {
+  if (tag < 0) {
+    return invalid(call, "the tag " + std::to_string(tag) + " is negative; use 0 or more");
+  }
+  if (peer == call.rank) {
+    return invalid(call, "rank " + std::to_string(peer) + " cannot send to itself");
+  }
+  if (contains(call.ranks, peer)) return Status();
+  return invalid(call, "the peer, rank " + std::to_string(peer) + ", is not in process set " +
+                           std::to_string(call.process_set) + " " + list(call.ranks) +
+                           "; name one of its ranks (receiving from any is not possible)");
+}
+
+Status check_set_ranks(const std::vector<int>& ranks, int size) {
+  const auto refuse = [&](const std::string& why) {
+    return Status(StatusCode::kInvalidArgument, "add_process_set " + list(ranks) + ": " + why);
+  };
+  if (ranks.empty()) return refuse("a process set has at least one rank");
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    if (ranks[i] < 0 || ranks[i] >= size) {
+      return refuse("rank " + std::to_string(ranks[i]) + " does not exist; ranks are 0 to " +
+                    std::to_string(size - 1));
+    }
+    if (i > 0 && ranks[i] <= ranks[i - 1]) return refuse("ranks must ascend, without doubles");
+  }
+  return Status();
 }
 
 Status check_members(OpKind kind, std::span<const NamedTensor> members, bool with_output) {

@@ -5,6 +5,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "khorus/engine.h"
 #include "khorus/status.h"
@@ -18,8 +19,9 @@ inline constexpr const char* kInternalPrefix = "khorus.internal/";
 struct CheckedCall {
   OpKind kind = OpKind::kAllreduce;
   std::string name;
-  int size = 1;  // of the world
+  int rank = 0;
   ProcessSetId process_set = kGlobalProcessSet;
+  std::vector<int> ranks;  // of the process set; empty: there is no such set
 };
 
 Status check_call(const CheckedCall& call);
@@ -29,6 +31,13 @@ Status check_input_and_output(const CheckedCall& call, const TensorView& input,
                               const TensorView& output);
 Status check_reduction(const CheckedCall& call, DataType dtype, const AllreduceOptions& options);
 Status check_root(const CheckedCall& call, int root_rank);
+// Of an alltoall: one number per rank of the set, that add up to the first extent.
+Status check_splits(const CheckedCall& call, const Shape& shape,
+                    const std::vector<int64_t>& splits);
+// Of a send/recv: another rank of the set.
+Status check_peer(const CheckedCall& call, int peer, int tag);
+// Of a new process set, in a world of `size` ranks.
+Status check_set_ranks(const std::vector<int>& ranks, int size);
 // Of a group: two members of one name, or outputs that overlap.
 Status check_members(OpKind kind, std::span<const NamedTensor> members, bool with_output);
 

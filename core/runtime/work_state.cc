@@ -53,6 +53,12 @@ std::vector<int64_t> WorkState::first_extents() const {
   return extents_;
 }
 
+int WorkState::last_joined() const {
+  KHORUS_ASSERT(poll() && status_.ok(),
+                "Work::last_joined() of an operation that is not done and ok");
+  return operation_.kind == OpKind::kJoin ? static_cast<int>(value_) : -1;
+}
+
 void WorkState::on_done(std::function<void(const Status&)> callback) {
   if (lane_ != nullptr && lane_->add_callback(*this, callback)) return;
   callback(status_);

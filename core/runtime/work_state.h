@@ -32,6 +32,7 @@ class WorkState final : public Work {
     OpKind kind = OpKind::kAllreduce;
     TensorView input;
     TensorView output;
+    std::vector<int64_t> splits;  // alltoall: rows to each rank of the set
   };
 
   WorkState(Operation operation, std::shared_ptr<Lane> lane);
@@ -43,9 +44,11 @@ class WorkState final : public Work {
   Status wait() override;
   TensorView result() const override;
   std::vector<int64_t> first_extents() const override;
+  int last_joined() const override;
   void on_done(std::function<void(const Status&)> callback) override;
 
   const Operation& operation() const noexcept { return operation_; }
+  const std::shared_ptr<Lane>& lane() const noexcept { return lane_; }
 
   // When it reached which stage (nanoseconds of steady_clock), and its number in the flight
   // recorder. The observer's, on whichever thread has the work in hand.
@@ -59,8 +62,11 @@ class WorkState final : public Work {
   // By whoever completes the operation, before Lane::finish.
   void set_gathered(TensorView result, std::vector<int64_t> extents);
   void set_payloads(std::vector<wire::Bytes> payloads) { payloads_ = std::move(payloads); }
+  void set_value(int64_t value) { value_ = value; }
   // Of an exchange that is done and ok.
   const std::vector<wire::Bytes>& payloads() const noexcept { return payloads_; }
+  // Of an add_process_set that is done and ok: the id. Of a join: the last rank.
+  int64_t value() const noexcept { return value_; }
 
  private:
   friend class Lane;
@@ -73,6 +79,7 @@ class WorkState final : public Work {
   std::shared_ptr<Lane> lane_;
   std::vector<int64_t> extents_;
   std::vector<wire::Bytes> payloads_;
+  int64_t value_ = -1;
 
   // Written under the lane's lock.
   std::atomic<Phase> phase_{Phase::kPending};

@@ -14,6 +14,7 @@ namespace {
 enum Flag : uint8_t {
   kLeaving = 1,
   kDrained = 2,
+  kJoined = 4,
   kShutdown = 1,
   kGoodbye = 2,
 };
@@ -74,6 +75,8 @@ void encode_request(ByteWriter& out, const Request& request) {
   for (int64_t extent : request.shape) out.varint(static_cast<uint64_t>(extent));
   out.text(request.group);
   if (!request.group.empty()) out.varint(request.group_size);
+  if (request.kind == OpKind::kSendRecv) encode_rank(out, request.peer);
+  if (request.kind == OpKind::kAddProcessSet) encode_ranks(out, request.members);
 }
 Request decode_request(ByteReader& in) {
   Request request;
@@ -94,6 +97,8 @@ Request decode_request(ByteReader& in) {
   if (!request.group.empty()) {
     request.group_size = static_cast<uint32_t>(in.bounded(Limits::kMaxItems, "group size"));
   }
+  if (request.kind == OpKind::kSendRecv) request.peer = decode_rank(in);
+  if (request.kind == OpKind::kAddProcessSet) request.members = decode_ranks(in);
   return request;
 }
 
@@ -148,7 +153,8 @@ std::vector<uint64_t> decode_ids(ByteReader& in) {
 
 void encode_body(ByteWriter& out, const Report& report) {
   const bool leaving = !report.leaving_reason.empty();
-  out.u8(static_cast<uint8_t>((leaving ? kLeaving : 0) | (report.drained ? kDrained : 0)));
+  out.u8(static_cast<uint8_t>((leaving ? kLeaving : 0) | (report.drained ? kDrained : 0) |
+                              (report.joined.empty() ? 0 : kJoined)));
   out.varint(report.applied_sequence);
   encode_ids(out, report.cached_all);
   out.varint(report.cached_some.size());
@@ -163,6 +169,7 @@ void encode_body(ByteWriter& out, const Report& report) {
     encode_extents(out, c.extents);
     encode_payloads(out, c.payloads);
   }
+  if (!report.joined.empty()) encode_ranks(out, report.joined);
   if (leaving) {
     encode_rank(out, report.leaving_rank);
     out.text(report.leaving_reason);
@@ -170,7 +177,8 @@ void encode_body(ByteWriter& out, const Report& report) {
 }
 Report decode_report(ByteReader& in) {
   Report report;
-  const auto flags = static_cast<uint8_t>(in.bounded(kLeaving | kDrained, "report flags"));
+  const auto flags =
+      static_cast<uint8_t>(in.bounded(kLeaving | kDrained | kJoined, "report flags"));
   report.drained = (flags & kDrained) != 0;
   report.applied_sequence = in.varint();
   report.cached_all = decode_ids(in);
@@ -189,6 +197,10 @@ Report decode_report(ByteReader& in) {
     c.extents = decode_extents(in);
     c.payloads = decode_payloads(in);
     report.contributions.push_back(std::move(c));
+  }
+  if ((flags & kJoined) != 0) {
+    report.joined = decode_ranks(in);
+    if (report.joined.empty()) in.fail("no ranks that have joined");
   }
   if ((flags & kLeaving) != 0) {
     report.leaving_rank = decode_rank(in);
@@ -331,37 +343,6 @@ Message decode_body(ByteReader& in, uint8_t type) {
 }
 
 }  // namespace
-
-namespace {
-
-constexpr size_t kVarintBound = 10;
-
-size_t bound_of(const Request& request) noexcept {
-  return 64 + request.name.size() + request.group.size() + kVarintBound * request.shape.size();
-}
-size_t bound_of(const std::vector<int64_t>& extents, const std::vector<Bytes>& payloads) noexcept {
-  size_t bytes = kVarintBound * (2 + extents.size() + payloads.size());
-  for (const Bytes& payload : payloads) bytes += payload.size();
-  return bytes;
-}
-
-}  // namespace
-
-size_t size_bound(const Contribution& contribution) noexcept {
-  return bound_of(contribution.request) +
-         kVarintBound * (1 + 2 * contribution.ranks.intervals().size()) +
-         bound_of(contribution.extents, contribution.payloads);
-}
-
-size_t size_bound(const Response& response) noexcept {
-  size_t bytes = 64 + response.error.size() + kVarintBound * response.cache_ids.size();
-  for (const std::string& group : response.failed_groups) bytes += kVarintBound + group.size();
-  if (!response.cache_ids.empty()) return bytes;
-  for (const ResponseTensor& tensor : response.tensors) {
-    bytes += bound_of(tensor.request) + bound_of(tensor.extents, tensor.payloads);
-  }
-  return bytes;
-}
 
 Bytes encode(const Frame& frame) {
   ByteWriter out;

@@ -32,21 +32,24 @@ struct Limits {
 
 using Bytes = std::vector<std::byte>;
 
-// What one rank asks for. Two ranks ask for the same when all fields are equal (of an allgather all
-// but shape[0]).
+// What one rank asks for. Two ranks ask for the same when all fields are equal (of an allgather and
+// an alltoall all but shape[0]).
 struct Request {
   OpKind kind = OpKind::kAllreduce;
   DataType dtype = DataType::kFloat32;
   ReduceOp op = ReduceOp::kSum;
   DeviceKind device = DeviceKind::kCpu;
   ProcessSetId process_set = kGlobalProcessSet;
-  int32_t root_rank = 0;  // broadcast; else 0
+  int32_t root_rank = 0;  // broadcast; send/recv: who sends; else 0
+  int32_t peer = -1;      // send/recv: who receives; else -1
   double prescale = 1.0;
   double postscale = 1.0;
   std::string name;
-  Shape shape;        // of an allgather, on the wire and in tables, shape[0] is 0: see extents
+  // On the wire and in tables, shape[0] is 0 of an allgather (see extents) and of an alltoall.
+  Shape shape;        // remove_process_set: the id alone
   std::string group;  // empty: not grouped
   uint32_t group_size = 0;
+  RankSet members;  // add_process_set: the ranks of the new set; else empty
   bool operator==(const Request&) const = default;
 };
 
@@ -74,6 +77,7 @@ struct Report {
   std::vector<uint64_t> cached_all;  // cache ids that the sender's whole subtree has submitted
   std::vector<CachedContribution> cached_some;
   std::vector<Contribution> contributions;
+  RankSet joined;              // ranks of the subtree that have newly joined
   std::string leaving_reason;  // not empty: a rank of the subtree has called shutdown()
   int32_t leaving_rank = -1;
   bool drained = false;  // the whole subtree has finished what was decided before the shutdown

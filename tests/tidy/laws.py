@@ -81,7 +81,7 @@ class Tree:
 
     def _walk(self) -> Iterator[str]:
         for path in self.root.iterdir():
-            if path.is_file():
+            if path.is_file() and path.name != ".git":  # of a linked work tree
                 yield path.name
         for folder in FOLDERS:
             for path in (self.root / folder).rglob("*"):

@@ -24,7 +24,7 @@
 
 namespace khorus {
 
-struct AllreduceOptions {
+struct AllreduceOptions {  // also of reducescatter
   ReduceOp op = ReduceOp::kAverage;
   double prescale = 1.0;   // multiplies every element before the reduction
   double postscale = 1.0;  // and after it
@@ -108,6 +108,54 @@ class KHORUS_API Engine {
   virtual std::vector<WorkPtr> grouped_broadcast_async(
       const std::string& group, const std::vector<NamedTensor>& members, int root_rank,
       ProcessSetId process_set = kGlobalProcessSet) = 0;
+
+  // Sends the first splits[0] rows of `input` to rank 0 of the set, the next splits[1] to rank 1,
+  // ... and receives the others' rows in rank order: see Work::result() and Work::first_extents().
+  // `splits` adds up to the first extent; empty: equal parts (the first extent is then a multiple
+  // of the set's size). The dtype and the other dimensions agree.
+  virtual WorkPtr alltoall_async(const std::string& name, const TensorView& input,
+                                 const std::vector<int64_t>& splits = {},
+                                 ProcessSetId process_set = kGlobalProcessSet) = 0;
+  // `splits`: one list per member, or none at all.
+  virtual std::vector<WorkPtr> grouped_alltoall_async(
+      const std::string& group, const std::vector<NamedTensor>& members,
+      const std::vector<std::vector<int64_t>>& splits = {},
+      ProcessSetId process_set = kGlobalProcessSet) = 0;
+
+  // Reduces as allreduce does and leaves each rank its part of the rows, in rank order; if they
+  // cannot be divided evenly the first ranks get one more. See Work::result(). Scalars are refused.
+  // Not for kAdasum.
+  virtual WorkPtr reducescatter_async(const std::string& name, const TensorView& input,
+                                      const AllreduceOptions& options) = 0;
+  virtual std::vector<WorkPtr> grouped_reducescatter_async(const std::string& group,
+                                                           const std::vector<NamedTensor>& members,
+                                                           const AllreduceOptions& options) = 0;
+
+  // One tensor from one rank to another (global ranks, both in the set, not equal). The k-th send
+  // to a rank with a tag meets the k-th recv from there with that tag, whatever happens on other
+  // ranks; dtype and shape agree. At most 64 of one direction and tag may be under way at a time.
+  virtual WorkPtr send_async(const TensorView& input, int peer, int tag = 0,
+                             ProcessSetId process_set = kGlobalProcessSet) = 0;
+  virtual WorkPtr recv_async(const TensorView& output, int peer, int tag = 0,
+                             ProcessSetId process_set = kGlobalProcessSet) = 0;
+
+  // Says that this rank has no more data: until every rank has joined, it takes part in the others'
+  // allreduces and reducescatters with zeros (kAverage still divides by the set's size) and in
+  // their allgathers, alltoalls and barriers with nothing. Done when all have joined;
+  // Work::last_joined() says who was last. Not with kMin, kMax, kProduct, kAdasum, nor as the root
+  // of a broadcast or the peer of a send or recv: those fail on the ranks that submitted them.
+  virtual WorkPtr join_async() = 0;
+
+  // Process sets: some of the ranks, for operations of their own that run beside those of other
+  // sets. Both calls are collective over all ranks, block, and take the same argument everywhere.
+  // `ranks` are global, ascending, without doubles, at least one. Returns the id: equal on all
+  // ranks, never used again. add_process_set() returns when the set's ranks are connected. While
+  // some rank has joined, both are refused.
+  virtual Result<ProcessSetId> add_process_set(const std::vector<int>& ranks) = 0;
+  // Operations of the set that are not agreed by now end with InvalidArgument.
+  virtual Status remove_process_set(ProcessSetId id) = 0;
+  // InvalidArgument if there is no such set.
+  virtual Result<std::vector<int>> process_set_ranks(ProcessSetId id) const = 0;
 
   // Done when every rank has submitted it.
   virtual WorkPtr barrier_async(const std::string& name = "",

@@ -29,9 +29,9 @@ namespace khorus {
 
 // Reads the knobs from the environment, finds this process's place and starts the default engine.
 // The place is that of the KHORUS_* variables as khorusrun sets them, else that of torchrun, mpirun
-// (Open MPI, MPICH) or an srun step, else a single process. Without a store (KHORUS_STORE) the ranks
-// must be on one host, and meet there by themselves. A second init() without a shutdown() between
-// does nothing.
+// (Open MPI, MPICH) or an srun step, else a single process. Without a store (KHORUS_STORE) the
+// ranks must be on one host, and meet there by themselves. A second init() without a shutdown()
+// between does nothing.
 KHORUS_API void init();
 // The same with everything given.
 KHORUS_API void init(const EngineOptions& options);

@@ -95,6 +95,9 @@ struct EngineOptions {
   std::shared_ptr<InProcessWorld> world;
   // Not set: a fresh one.
   std::shared_ptr<JobSession> session;
+  // Process sets to begin with (see Engine::add_process_set): ids 1, 2, ... in this order. The same
+  // on every rank.
+  std::vector<std::vector<int>> process_sets;
 };
 
 }  // namespace khorus

@@ -30,13 +30,18 @@ class KHORUS_API Work {
   virtual Status wait() = 0;
 
   // What came of it. REQUIRES: poll() is true and the Status was ok.
-  // allreduce, broadcast: the output tensor the caller gave. allgather: memory that the engine
-  // allocated, with shape [sum of first extents, rest...]; `owner` keeps it alive.
+  // allreduce, broadcast, recv: the output tensor the caller gave. allgather, alltoall: memory that
+  // the engine allocated, with shape [sum of first extents, rest...]; reducescatter: the same with
+  // this rank's rows. `owner` keeps it alive.
   virtual TensorView result() const = 0;
 
-  // First extents by rank of the process set, of an allgather; else empty.
+  // By rank of the process set: first extents of an allgather; of an alltoall the rows that came
+  // from each rank (the received splits). Else empty.
   // REQUIRES: as result().
   virtual std::vector<int64_t> first_extents() const = 0;
+
+  // join: the last rank that joined. Else -1. REQUIRES: as result().
+  virtual int last_joined() const = 0;
 
   // Runs `callback` with the Status once the operation is over: at once, on this thread, if it is
   // over already; else on the thread that finishes it, before wait() returns there. The callback

@@ -23,14 +23,16 @@ void Liveness::submitted(int, const Origin&, std::span<const protocol::Submissio
 }
 
 void Liveness::ticked(int rank, const protocol::Output& output, const NodeView&, TimeUs now) {
+  // Operations that a dead rank was part of keep the data plane busy until its death is known.
+  const TimeUs bound =
+      decision_bound_us_ + (last_fault_us_ == protocol::kNever ? 0 : fault_bound_us_);
   for (const protocol::Execution& execution : output.executions) {
     for (const wire::ResponseTensor& tensor : execution.response.tensors) {
       const auto it = last_submitted_.find(tensor.request.name);
-      if (it == last_submitted_.end() || now - it->second <= decision_bound_us_) continue;
+      if (it == last_submitted_.end() || now - it->second <= bound) continue;
       fail(at(rank, now) + tensor.request.name + " was decided " +
            std::to_string(now - it->second) +
-           " us after the last rank submitted it, the bound is " +
-           std::to_string(decision_bound_us_) + " us");
+           " us after the last rank submitted it, the bound is " + std::to_string(bound) + " us");
     }
   }
   if (output.fault && last_fault_us_ != protocol::kNever &&

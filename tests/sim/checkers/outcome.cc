@@ -46,8 +46,9 @@ bool Outcome::allowed(StatusCode planned, const Origin& origin, StatusCode code)
   if (code == planned) return true;
   const Faults& faults = scenario_.faults;
   const bool dies = faults.crash_rank || faults.second_crash_rank || faults.cut_rank;
-  const bool breaks =
-      faults.broken_rank || (faults.data_plane_notices && faults.notice_grace_us == 0);
+  // A second death can cut off the news of the first: then the data plane may be first to speak.
+  const bool unexplained = faults.notice_grace_us == 0 || faults.second_crash_rank;
+  const bool breaks = faults.broken_rank || (faults.data_plane_notices && unexplained);
   switch (code) {
     case StatusCode::kShutdown:
       return faults.early_leaver || origin.after_end || scenario_.may_fault();

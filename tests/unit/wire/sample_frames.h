@@ -48,6 +48,24 @@ inline Request exchange_request() {
   return request;
 }
 
+inline Request send_request() {
+  Request request;
+  request.kind = OpKind::kSendRecv;
+  request.name = "3>1";
+  request.shape = {2, 2};
+  request.root_rank = 3;
+  request.peer = 1;
+  return request;
+}
+
+inline Request add_process_set_request() {
+  Request request;
+  request.kind = OpKind::kAddProcessSet;
+  request.name = "add";
+  request.members = RankSet::of({0, 1, 5, 900});
+  return request;
+}
+
 inline Report sample_report() {
   Report report;
   report.applied_sequence = 1234567;
@@ -57,6 +75,9 @@ inline Report sample_report() {
   report.contributions.push_back({allgather_request(), RankSet::of({1, 9}), {5, 0}, {}});
   report.contributions.push_back(
       {exchange_request(), RankSet::range(2, 3), {}, {bytes_of("10.0.0.1:99"), {}}});
+  report.contributions.push_back({send_request(), RankSet::single(3), {}, {}});
+  report.contributions.push_back({add_process_set_request(), RankSet::single(3), {}, {}});
+  report.joined = RankSet::of({2, 4});
   report.leaving_reason = "shutdown() was called";
   report.leaving_rank = 3;
   report.drained = true;
