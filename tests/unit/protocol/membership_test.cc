@@ -60,7 +60,7 @@ const Completion& completion_of(World& world, int rank, uint64_t ticket) {
   for (const Completion& completion : world.output(rank).completions) {
     if (completion.ticket == ticket) return completion;
   }
-  static const Completion kNone{0, Status(StatusCode::kInternal, "not over"), {}, -1};
+  static const Completion kNone{0, Status(StatusCode::kInternal, "not over"), {}, 0, -1};
   return kNone;
 }
 
