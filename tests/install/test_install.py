@@ -105,9 +105,9 @@ def test_no_transport_or_framework_is_linked_where_it_must_not_be(prefix: Path) 
         assert not re.search(r"lib(torch|c10)", dynamic_section(plugin)), plugin
 
 
-# Beside its entry, a plugin may export only what it stands in for, so that its own transport library
-# binds to it.
-STAND_INS = {"khorus_gloo.so": {"getpeername"}}
+# Beside its entry, a plugin may export only what it stands in for, so that its own transport
+# library binds to it.
+STAND_INS = {"libkhorus_backend_gloo.so": {"getpeername"}}
 
 
 def test_plugins_export_their_entry_alone(prefix: Path) -> None:
