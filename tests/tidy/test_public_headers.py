@@ -1,4 +1,4 @@
-"""Every public header compiles alone, as the first include of a user; backend.h also as C."""
+"""Every public header compiles alone, as the first include of a user; backend.h and c.h also as C."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def test_core_header_compiles_alone(header: str) -> None:
     assert compile_alone(header, ["-x", "c++", "-std=c++20", "-I", str(CORE)]) == ""
 
 
-def test_the_backend_contract_is_c() -> None:
+@pytest.mark.parametrize("header", ["khorus/backend.h", "khorus/c.h"])
+def test_these_headers_are_c(header: str) -> None:
     flags = ["-x", "c", "-std=c11", "-pedantic", "-I", str(CORE)]
-    assert compile_alone("khorus/backend.h", flags, C_COMPILER) == ""
+    assert compile_alone(header, flags, C_COMPILER) == ""
 
 
 @pytest.mark.skipif(not TORCH_PACKAGE, reason="this build goes without torch")
