@@ -52,7 +52,8 @@ def mutable_state(library: Path) -> list[str]:
         match = re.search(r" O (\.t?(?:data|bss)\S*)\s+[0-9a-f]+\s+(?:\.hidden )?(.*)$", line)
         if match and ".data.rel.ro" not in match.group(1) and "khorus" in match.group(2):
             found.add(match.group(2))
-    constant = re.compile(r"^guard variable|::k[A-Z]\w*(\[abi:\w+\])?$")
+    # DW.ref: the compiler's pointer to the type of an exception that is caught.
+    constant = re.compile(r"^guard variable|^DW\.ref\.|::k[A-Z]\w*(\[abi:\w+\])?$")
     return sorted(name for name in found if not constant.search(name))
 
 

@@ -1,4 +1,4 @@
-"""Every public header compiles alone, as the first include of a user; backend.h and c.h also as C."""
+"""Every public header compiles alone, as the first include of a user; some also as C."""
 
 from __future__ import annotations
 
