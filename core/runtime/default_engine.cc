@@ -126,6 +126,22 @@ int local_size() { return engine().place().local_size; }
 int cross_rank() { return engine().place().cross_rank; }
 int cross_size() { return engine().place().cross_size; }
 
-void barrier() { throw_if_error(engine().barrier_async()->wait()); }
+void barrier(ProcessSetId process_set) {
+  throw_if_error(engine().barrier_async("", process_set)->wait());
+}
+
+int join() {
+  const WorkPtr work = engine().join_async();
+  throw_if_error(work->wait());
+  return work->last_joined();
+}
+
+ProcessSetId add_process_set(const std::vector<int>& ranks) {
+  const auto added = engine().add_process_set(ranks);
+  throw_if_error(added.status());
+  return *added;
+}
+
+void remove_process_set(ProcessSetId id) { throw_if_error(engine().remove_process_set(id)); }
 
 }  // namespace khorus

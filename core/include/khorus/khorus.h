@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "khorus/engine.h"
 #include "khorus/export.h"
@@ -51,11 +52,40 @@ KHORUS_API int cross_size();
 
 // Blocking, in place, on `count` elements. T is one of the C++ types that have a DataType: uint8_t,
 // int8_t, int16_t, int32_t, int64_t, float, double, bool.
+// What they mean is said in engine.h. Tensors are flat here: their first dimension is all there is.
 template <class T>
-void allreduce(const std::string& name, T* data, size_t count, ReduceOp op = ReduceOp::kAverage);
+void allreduce(const std::string& name, T* data, size_t count, ReduceOp op = ReduceOp::kAverage,
+               ProcessSetId process_set = kGlobalProcessSet);
 template <class T>
-void broadcast(const std::string& name, T* data, size_t count, int root_rank);
-KHORUS_API void barrier();
+void broadcast(const std::string& name, T* data, size_t count, int root_rank,
+               ProcessSetId process_set = kGlobalProcessSet);
+KHORUS_API void barrier(ProcessSetId process_set = kGlobalProcessSet);
+
+// The ranks' elements one after the other, this rank's part of the reduction, what the ranks have
+// sent to this one.
+template <class T>
+std::vector<T> allgather(const std::string& name, const T* data, size_t count,
+                         ProcessSetId process_set = kGlobalProcessSet);
+template <class T>
+std::vector<T> reducescatter(const std::string& name, const T* data, size_t count,
+                             ReduceOp op = ReduceOp::kAverage,
+                             ProcessSetId process_set = kGlobalProcessSet);
+template <class T>
+std::vector<T> alltoall(const std::string& name, const T* data, size_t count,
+                        const std::vector<int64_t>& splits = {},
+                        ProcessSetId process_set = kGlobalProcessSet);
+
+template <class T>
+void send(const T* data, size_t count, int peer, int tag = 0,
+          ProcessSetId process_set = kGlobalProcessSet);
+template <class T>
+void recv(T* data, size_t count, int peer, int tag = 0,
+          ProcessSetId process_set = kGlobalProcessSet);
+
+// Returns the last rank that joined.
+KHORUS_API int join();
+KHORUS_API ProcessSetId add_process_set(const std::vector<int>& ranks);
+KHORUS_API void remove_process_set(ProcessSetId id);
 
 // The DataType of a C++ type.
 template <class T>
@@ -96,18 +126,74 @@ TensorView flat_view(T* data, size_t count) {
 }
 }  // namespace internal
 
+namespace internal {
+// An input: it is read only.
 template <class T>
-void allreduce(const std::string& name, T* data, size_t count, ReduceOp op) {
-  const TensorView view = internal::flat_view(data, count);
+TensorView flat_view(const T* data, size_t count) {
+  return flat_view(const_cast<T*>(data), count);
+}
+template <class T>
+std::vector<T> vector_of(const WorkPtr& work) {
+  throw_if_error(work->wait());
+  const TensorView result = work->result();
+  const T* const first = static_cast<const T*>(result.data);
+  return std::vector<T>(first, first + element_count(result.shape));
+}
+inline AllreduceOptions reduction(ReduceOp op, ProcessSetId process_set) {
   AllreduceOptions options;
   options.op = op;
+  options.process_set = process_set;
+  return options;
+}
+}  // namespace internal
+
+template <class T>
+void allreduce(const std::string& name, T* data, size_t count, ReduceOp op,
+               ProcessSetId process_set) {
+  const TensorView view = internal::flat_view(data, count);
+  const AllreduceOptions options = internal::reduction(op, process_set);
   throw_if_error(engine().allreduce_async(name, view, view, options)->wait());
 }
 
 template <class T>
-void broadcast(const std::string& name, T* data, size_t count, int root_rank) {
+void broadcast(const std::string& name, T* data, size_t count, int root_rank,
+               ProcessSetId process_set) {
   const TensorView view = internal::flat_view(data, count);
-  throw_if_error(engine().broadcast_async(name, view, view, root_rank)->wait());
+  throw_if_error(engine().broadcast_async(name, view, view, root_rank, process_set)->wait());
+}
+
+template <class T>
+std::vector<T> allgather(const std::string& name, const T* data, size_t count,
+                         ProcessSetId process_set) {
+  const TensorView view = internal::flat_view(data, count);
+  return internal::vector_of<T>(engine().allgather_async(name, view, process_set));
+}
+
+template <class T>
+std::vector<T> reducescatter(const std::string& name, const T* data, size_t count, ReduceOp op,
+                             ProcessSetId process_set) {
+  const TensorView view = internal::flat_view(data, count);
+  const AllreduceOptions options = internal::reduction(op, process_set);
+  return internal::vector_of<T>(engine().reducescatter_async(name, view, options));
+}
+
+template <class T>
+std::vector<T> alltoall(const std::string& name, const T* data, size_t count,
+                        const std::vector<int64_t>& splits, ProcessSetId process_set) {
+  const TensorView view = internal::flat_view(data, count);
+  return internal::vector_of<T>(engine().alltoall_async(name, view, splits, process_set));
+}
+
+template <class T>
+void send(const T* data, size_t count, int peer, int tag, ProcessSetId process_set) {
+  const TensorView view = internal::flat_view(data, count);
+  throw_if_error(engine().send_async(view, peer, tag, process_set)->wait());
+}
+
+template <class T>
+void recv(T* data, size_t count, int peer, int tag, ProcessSetId process_set) {
+  const TensorView view = internal::flat_view(data, count);
+  throw_if_error(engine().recv_async(view, peer, tag, process_set)->wait());
 }
 
 }  // namespace khorus

@@ -35,6 +35,16 @@ TEST(DefaultEngine, LivesFromInitToShutdown) {
     broadcast("y", values.data(), values.size(), 0);
     EXPECT_THROW(broadcast("y", values.data(), values.size(), 1), Error);
     barrier();
+    EXPECT_EQ(allgather("z", values.data(), 3), std::vector<double>(3, 2.5));
+    EXPECT_EQ(reducescatter("z", values.data(), 4, ReduceOp::kSum), std::vector<double>(4, 2.5));
+    const ProcessSetId alone = add_process_set({0});
+    EXPECT_EQ(alltoall("z", values.data(), 2, {2}, alone), std::vector<double>(2, 2.5));
+    allreduce("x", values.data(), 2, ReduceOp::kMax, alone);
+    EXPECT_THROW(send(values.data(), 2, 0), Error);
+    EXPECT_THROW(recv(values.data(), 2, 1), Error);
+    EXPECT_EQ(join(), 0);
+    remove_process_set(alone);
+    EXPECT_THROW(barrier(alone), Error);
     shutdown();
     EXPECT_FALSE(is_initialized());
   }
