@@ -201,8 +201,7 @@ Status EngineImpl::check(const Call& call, const std::vector<NamedTensor>& membe
 Status EngineImpl::check_member(const Call& call, const NamedTensor& member,
                                 const std::vector<int64_t>& splits) const {
   const ProcessSetId set = call.reduction.process_set;
-  CheckedCall checked{call.kind, member.name, place_.rank, set, {}};
-  if (auto ranks = core_->process_set_ranks(set); ranks.ok()) checked.ranks = std::move(*ranks);
+  const CheckedCall checked{call.kind, member.name, place_.rank, set, core_->ranks_of(set)};
   if (Status status = check_call(checked); !status.ok()) return status;
   if (call.kind == OpKind::kBarrier || call.kind == OpKind::kJoin) return Status();
   if (Status status = check_tensor(checked, "input", member.input); !status.ok()) return status;

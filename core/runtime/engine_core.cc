@@ -141,7 +141,7 @@ Status EngineCore::meet_ranks() {
   meeting_ = std::move(meeting->keep);
   std::vector<int> everyone(static_cast<size_t>(options_.place.size));
   std::iota(everyone.begin(), everyone.end(), 0);
-  sets_[kGlobalProcessSet] = everyone;
+  sets_[kGlobalProcessSet] = std::make_shared<const std::vector<int>>(everyone);
   world_ = groups_.add(kGlobalProcessSet, std::move(everyone));
   CoordinatorThread::Options options;
   options.node = node_options(options_, epoch_);

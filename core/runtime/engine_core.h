@@ -68,7 +68,9 @@ class EngineCore {
   // See Engine; both block, and are collective over all ranks.
   Result<ProcessSetId> add_process_set(const std::vector<int>& ranks);
   Status remove_process_set(ProcessSetId id);
-  Result<std::vector<int>> process_set_ranks(ProcessSetId id) const;
+  // The global ranks of a set, ascending; null if there is none of this id.
+  using RanksPtr = std::shared_ptr<const std::vector<int>>;
+  RanksPtr ranks_of(ProcessSetId id) const;
 
   const Place& place() const noexcept { return options_.place; }
   const std::string& backend_name() const noexcept { return backend_name_; }
@@ -120,8 +122,8 @@ class EngineCore {
   std::mutex set_change_mutex_;                  // one change of the process sets at a time
   uint64_t set_changes_ = 0;
   mutable std::mutex sets_mutex_;
-  std::map<ProcessSetId, std::vector<int>> sets_;  // global ranks
-  std::map<ProcessSetId, uint64_t> exchanges_;     // made so far, by set
+  std::map<ProcessSetId, RanksPtr> sets_;
+  std::map<ProcessSetId, uint64_t> exchanges_;  // made so far, by set
   std::mutex unnamed_mutex_;
   std::unordered_map<std::string, uint64_t> unnamed_;
 

@@ -34,7 +34,7 @@ Result<ProcessSetId> EngineCore::add_process_set(const std::vector<int>& ranks) 
   const auto id = static_cast<ProcessSetId>((*work)->value());
   {
     const std::lock_guard lock(sets_mutex_);
-    sets_[id] = ranks;
+    sets_[id] = std::make_shared<const std::vector<int>>(ranks);
   }
   observer_.set_group(id, ranks);
   const auto deadline = Clock::now() + milliseconds_of(options_.config.start_timeout_s);
@@ -70,11 +70,10 @@ Status EngineCore::remove_process_set(ProcessSetId id) {
                     " s; its memory is kept until the process ends");
 }
 
-Result<std::vector<int>> EngineCore::process_set_ranks(ProcessSetId id) const {
+EngineCore::RanksPtr EngineCore::ranks_of(ProcessSetId id) const {
   const std::lock_guard lock(sets_mutex_);
   const auto it = sets_.find(id);
-  if (it != sets_.end()) return it->second;
-  return Status(StatusCode::kInvalidArgument, "there is no process set " + std::to_string(id));
+  return it == sets_.end() ? nullptr : it->second;
 }
 
 }  // namespace khorus::runtime

@@ -1,4 +1,5 @@
 // The operations of EngineImpl: each makes a Call of its arguments; see engine.h.
+#include <string>
 #include <utility>
 
 #include "core/runtime/engine.h"
@@ -157,7 +158,9 @@ Status EngineImpl::remove_process_set(ProcessSetId id) {
 
 Result<std::vector<int>> EngineImpl::process_set_ranks(ProcessSetId id) const {
   if (Status status = check_process(); !status.ok()) return status;
-  return core_->process_set_ranks(id);
+  const EngineCore::RanksPtr ranks = core_->ranks_of(id);
+  if (ranks != nullptr) return *ranks;
+  return Status(StatusCode::kInvalidArgument, "there is no process set " + std::to_string(id));
 }
 
 WorkPtr EngineImpl::barrier_async(const std::string& name, ProcessSetId process_set) {

@@ -28,8 +28,8 @@ std::string list(const std::vector<int>& ranks) {
   return text + "]";
 }
 
-bool contains(const std::vector<int>& ranks, int rank) {
-  return std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
+bool contains(const std::vector<int>& ranks, int rank) {  // ascending
+  return std::binary_search(ranks.begin(), ranks.end(), rank);
 }
 
 struct Range {
@@ -55,15 +55,15 @@ Status check_call(const CheckedCall& call) {
     return invalid(call, std::string("names that begin with ") + kInternalPrefix +
                              " belong to Khorus; use another one");
   }
-  if (call.ranks.empty()) {
+  if (call.ranks == nullptr) {
     return invalid(call, "process set " + std::to_string(call.process_set) +
                              " does not exist; the set of all ranks is " +
                              std::to_string(kGlobalProcessSet) +
                              ", add_process_set() makes others");
   }
-  if (!std::binary_search(call.ranks.begin(), call.ranks.end(), call.rank)) {
+  if (!contains(*call.ranks, call.rank)) {
     return invalid(call, "rank " + std::to_string(call.rank) + " is not in process set " +
-                             std::to_string(call.process_set) + " " + list(call.ranks));
+                             std::to_string(call.process_set) + " " + list(*call.ranks));
   }
   return Status();
 }
@@ -134,7 +134,7 @@ Status check_reduction(const CheckedCall& call, DataType dtype, const AllreduceO
     return invalid(call, "bool has no average; use sum or max (or), product or min (and)");
   }
   if (options.op == ReduceOp::kAdasum) {
-    const size_t size = call.ranks.size();
+    const size_t size = call.ranks->size();
     const bool is_float = dtype == DataType::kFloat16 || dtype == DataType::kBfloat16 ||
                           dtype == DataType::kFloat32 || dtype == DataType::kFloat64;
     if (call.kind != OpKind::kAllreduce) return invalid(call, "adasum is for allreduce alone");
@@ -155,20 +155,20 @@ Status check_reduction(const CheckedCall& call, DataType dtype, const AllreduceO
 }
 
 Status check_root(const CheckedCall& call, int root_rank) {
-  if (contains(call.ranks, root_rank)) return Status();
+  if (contains(*call.ranks, root_rank)) return Status();
   if (call.process_set == kGlobalProcessSet) {
     return invalid(call, "root rank " + std::to_string(root_rank) +
                              " does not exist; ranks are 0 to " +
-                             std::to_string(call.ranks.back()));
+                             std::to_string(call.ranks->back()));
   }
   return invalid(call, "root rank " + std::to_string(root_rank) + " is not in process set " +
-                           std::to_string(call.process_set) + " " + list(call.ranks));
+                           std::to_string(call.process_set) + " " + list(*call.ranks));
 }
 
 Status check_splits(const CheckedCall& call, const Shape& shape,
                     const std::vector<int64_t>& splits) {
   if (shape.empty()) return invalid(call, "a scalar has no rows to send; give it the shape [1]");
-  const auto size = static_cast<int64_t>(call.ranks.size());
+  const auto size = static_cast<int64_t>(call.ranks->size());
   if (splits.empty()) {
     if (shape.front() % size == 0) return Status();
     return invalid(call, "the first extent " + std::to_string(shape.front()) +
@@ -201,9 +201,9 @@ Status check_peer(const CheckedCall& call, int peer, int tag) {
   if (peer == call.rank) {
     return invalid(call, "rank " + std::to_string(peer) + " cannot send to itself");
   }
-  if (contains(call.ranks, peer)) return Status();
+  if (contains(*call.ranks, peer)) return Status();
   return invalid(call, "the peer, rank " + std::to_string(peer) + ", is not in process set " +
-                           std::to_string(call.process_set) + " " + list(call.ranks) +
+                           std::to_string(call.process_set) + " " + list(*call.ranks) +
                            "; name one of its ranks (receiving from any is not possible)");
 }
 

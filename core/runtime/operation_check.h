@@ -3,6 +3,7 @@
 // Pure functions. Each error names the operation, the value and what to do instead.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,7 +22,7 @@ struct CheckedCall {
   std::string name;
   int rank = 0;
   ProcessSetId process_set = kGlobalProcessSet;
-  std::vector<int> ranks;  // of the process set; empty: there is no such set
+  std::shared_ptr<const std::vector<int>> ranks;  // of the process set; null: there is none
 };
 
 Status check_call(const CheckedCall& call);
