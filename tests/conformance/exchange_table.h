@@ -1,4 +1,5 @@
-// ExchangeTable: host->exchange for ranks that are threads of the test.
+// ExchangeTable: host->exchange for ranks that are threads of the test, or processes of one
+// (process_rank.h).
 //
 // Plays the engine's part of the contract: an all-to-all of a few bytes, which a rank can be cut
 // off from (abort()). Thread-safe; one exchange at a time.
@@ -11,12 +12,13 @@
 #include <vector>
 
 #include "khorus/backend.h"
+#include "tests/conformance/process_rank.h"
 
 namespace khorus::conformance {
 
 class ExchangeTable {
  public:
-  explicit ExchangeTable(int size) : bytes_(static_cast<size_t>(size)) {}
+  explicit ExchangeTable(int size);
 
   // Blocks until every rank has come with the same tag. False if abort() came first.
   bool exchange(int rank, const std::string& tag, std::string bytes, std::vector<std::string>& all);
@@ -28,6 +30,8 @@ class ExchangeTable {
   std::string bytes_of(int rank);
 
  private:
+  ProcessRank* const process_;
+  const std::string name_;  // of this table among those of all processes
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::string> bytes_;

@@ -12,7 +12,8 @@
 
 namespace khorus::conformance {
 
-// Every backend that was built: "local", "gloo", ... The pointers stay valid until exit.
+// Every backend that was built and can run here: without "mpi" where the ranks are threads, without
+// "local" where they are processes (process_rank.h). The pointers stay valid until exit.
 const std::vector<const khorus_backend*>& built_backends();
 
 // Null if it was not built.

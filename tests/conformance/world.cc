@@ -145,9 +145,14 @@ Status Member::ping() {
 
 World::World(const khorus_backend& backend, const WorldOptions& options)
     : options_(options), table_(options.size) {
+  const ProcessRank* const process = ProcessRank::current();
+  EXPECT_TRUE(process == nullptr || process->size() == options.size)
+      << "a world of " << options.size << " with another number of processes";
   for (int r = 0; r < options.size; ++r) {
     hosts_.push_back(std::make_unique<Host>(table_, r));
-    members_.push_back(std::make_unique<Member>(backend, *hosts_.back(), options));
+    const bool is_here = process == nullptr || process->rank() == r;
+    members_.push_back(is_here ? std::make_unique<Member>(backend, *hosts_.back(), options)
+                               : nullptr);
   }
 }
 
@@ -155,6 +160,9 @@ World::World(const khorus_backend& backend, const WorldOptions& options)
 World::~World() { members_.clear(); }
 
 void World::each(const std::function<void(Member&)>& function) {
+  if (const ProcessRank* const process = ProcessRank::current()) {
+    return function(member(process->rank()));
+  }
   std::vector<std::jthread> threads;
   for (auto& member : members_) {
     threads.emplace_back([&function, &one = *member] { function(one); });

@@ -1,4 +1,5 @@
-// World: the ranks of one group as threads of the test, each with a communicator of a backend.
+// World: the ranks of one group as threads of the test, each with a communicator of a backend. In a
+// test that runs as several processes (process_rank.h) this one's rank is the only member.
 //
 // Built by the test's thread; each Member is used by the thread of its rank, except abort().
 #pragma once
@@ -97,7 +98,8 @@ class World {
   Member& member(int rank) { return *members_[static_cast<size_t>(rank)]; }
   ExchangeTable& table() { return table_; }
 
-  // Runs the function on one thread per rank and waits for all.
+  // Runs the function on one thread per rank and waits for all; as one process of several, for the
+  // own rank.
   void each(const std::function<void(Member&)>& function);
   // connect() on every rank, each of which must succeed.
   void connect();

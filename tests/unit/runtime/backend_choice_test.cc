@@ -78,8 +78,13 @@ TEST(BackendLoader, FindsWhatWasBuilt) {
   const BackendSearch search = find_backends("");
   std::vector<std::string> names;
   for (const FoundBackend& found : search.backends) {
-    EXPECT_TRUE(found.usable()) << found.name << ": " << found.problem.to_string();
     names.push_back(found.name);
+    if (found.name == "mpi") {
+      // This test is not started by mpirun.
+      EXPECT_THAT(found.problem.message(), HasSubstr("not started by Open MPI's mpirun"));
+      continue;
+    }
+    EXPECT_TRUE(found.usable()) << found.name << ": " << found.problem.to_string();
   }
   EXPECT_THAT(names, testing::IsSupersetOf(test::kBackends));
   EXPECT_EQ(names.front(), "local");
