@@ -25,19 +25,7 @@ int32_t probe(khorus_error* error) {
 }
 
 int32_t supports(uint8_t kind, uint8_t dtype, uint8_t reduce_op, uint8_t device) {
-  if (device != static_cast<uint8_t>(DeviceKind::kCpu) || dtype >= kDataTypeCount) return 0;
-  switch (static_cast<OpKind>(kind)) {
-    case OpKind::kAlltoall:
-    case OpKind::kSendRecv:
-      return 1;
-    case OpKind::kReducescatter:
-      return is_plain_cpu_operation(static_cast<uint8_t>(OpKind::kAllreduce), dtype, reduce_op,
-                                    device)
-                 ? 1
-                 : 0;
-    default:
-      return is_plain_cpu_operation(kind, dtype, reduce_op, device) ? 1 : 0;
-  }
+  return is_plain_cpu_operation(kind, dtype, reduce_op, device) ? 1 : 0;
 }
 
 constexpr khorus_backend kBackend = {

@@ -83,7 +83,7 @@ constexpr Knob kKnobs[] = {
     // Data plane
     {.name = "BACKEND", .horovod = "CPU_OPERATIONS", .type = kName, .standard = "",
      .flag = "backend", .section = kData,
-     .sentence = "What moves the data: auto (also the empty default), local, gloo.",
+     .sentence = "What moves the data: auto (also the empty default), local, gloo, mpi.",
      .member = &Config::backend},
     {.name = "BACKEND_PATH", .type = kText, .section = kData,
      .sentence = "A further folder in which to look for backend plugins.",

@@ -3,8 +3,8 @@
 // (process_rank.h).
 //
 // Some of these leave MPI unusable, and mpirun complains of a process that ends without
-// MPI_Finalize: so each runs in a job of its own (test_mpirun.py), and rank 0 says at the end whether
-// every rank has passed.
+// MPI_Finalize: so each runs in a job of its own (test_mpirun.py), and rank 0 says at the end
+// whether every rank has passed.
 #include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -175,7 +175,7 @@ class Killed(MpirunTest):
         victim = ranks - 1
         pid = self.pid_of(victim, job)
         os.kill(pid, signal.SIGKILL)
-        lost = rf"failed 4 {victim} rank {victim} \(\S+, pid {pid}\) is lost"
+        lost = rf"failed 4 {victim} .*rank {victim} \(\S+, pid {pid}\) is lost"
         job.wait_for(lost, ranks - 1)
 
     def pid_of(self, rank: int, job: Job) -> int:
