@@ -119,7 +119,8 @@ TEST(FlightRecorder, ThreadsMayRecordWhileItIsDumped) {
   }
   for (int i = 0; i < 50; ++i) EXPECT_LE(dump_of(recorder).at("entries").size(), 7U);
   for (std::thread& thread : threads) thread.join();
-  for (const json& entry : dump_of(recorder).at("entries")) {
+  const json dump = dump_of(recorder);
+  for (const json& entry : dump.at("entries")) {
     EXPECT_EQ(entry.at("state"), "completed");
   }
 }
