@@ -52,9 +52,15 @@ Status Node::State::refusal_of(const wire::Request& request) const {
 
 void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
   Status refusal = broken;
+  for (Submission& submission : submissions) {
+    if (submission.request.kind == OpKind::kJoin) submission.request.name = kJoinName;
+  }
   for (const Submission& submission : submissions) {
     if (!refusal.ok()) break;
     refusal = refusal_of(submission.request);
+    if (refusal.ok() && submission.request.kind == OpKind::kJoin && submissions.size() > 1) {
+      refusal = Status(StatusCode::kInvalidArgument, "a join stands alone, not in a group");
+    }
   }
   if (!refusal.ok()) {  // all or nothing
     for (const Submission& s : submissions) out.completions.push_back({s.ticket, refusal, {}});
@@ -63,7 +69,6 @@ void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
   std::vector<wire::Contribution> contributions;
   for (Submission& submission : submissions) {
     wire::Request& request = submission.request;
-    if (request.kind == OpKind::kJoin) request.name = kJoinName;
     last_submitted = describe(request);
     last_submitted_at = now;
     ++stats.submitted;
