@@ -33,6 +33,10 @@ class Coordinator {
   void all_joined(int last) { joined_last_ = last; }
   // A set was removed: nothing of it is waited for any more.
   void forget_process_set(ProcessSetId id);
+  void set_fusion(int64_t threshold_bytes, TimeUs window_us) {
+    options_.fusion_threshold_bytes = threshold_bytes;
+    options_.flush_window_us = window_us;
+  }
   // A rank has called shutdown(): the next decision is the last one with operations.
   void leave(const std::string& reason);
 

@@ -37,6 +37,10 @@ Node::~Node() = default;
 int Node::parent() const noexcept { return state_->topology.parent(); }
 const std::vector<int>& Node::children() const noexcept { return state_->topology.children(); }
 void Node::set_peers(std::vector<PeerInfo> peers) { state_->peers = std::move(peers); }
+void Node::watch_arrivals(bool watch) { state_->watch_arrivals = watch; }
+void Node::set_fusion(int64_t threshold_bytes, TimeUs window_us) {
+  if (state_->is_root()) state_->coordinator->set_fusion(threshold_bytes, window_us);
+}
 uint64_t Node::applied_sequence() const noexcept { return state_->applied; }
 const NodeStats& Node::stats() const noexcept { return state_->stats; }
 uint64_t Node::state_digest() const noexcept {

@@ -83,6 +83,12 @@ struct SetChange {
   wire::RankSet members;
 };
 
+// The root has heard that these ranks submitted this operation.
+struct Arrival {
+  std::string name;
+  wire::RankSet ranks;
+};
+
 struct LogLine {
   LogLevel level = LogLevel::kInfo;
   std::string text;
@@ -94,6 +100,7 @@ struct Output {
   std::vector<Execution> executions;
   std::vector<Completion> completions;
   std::vector<uint64_t> agreed_rounds;  // sequences of the decisions applied now (for CYCLE_START)
+  std::vector<Arrival> arrivals;        // only at the root, and while watched
   std::vector<LogLine> log;
   // Set once. After shutdown: run what was given, then call drained(). After a fault: abort the
   // data plane; every ticket has had, or has in this Output, its Completion, but for executions.
@@ -123,6 +130,9 @@ class Node {
   const std::vector<int>& children() const noexcept;
 
   void set_peers(std::vector<PeerInfo> peers);
+  // At the root, where fusion is decided; elsewhere without effect.
+  void set_fusion(int64_t threshold_bytes, TimeUs window_us);
+  void watch_arrivals(bool watch);
 
   // One operation, or the members of one group (submitted as one, all or nothing).
   void submit(std::vector<Submission> submissions, TimeUs now);

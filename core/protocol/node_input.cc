@@ -232,6 +232,9 @@ void Node::State::add_contribution(wire::Contribution contribution, TimeUs now) 
   if (!is_root()) needed = needed.minus(needed.minus(topology.subtree()));
   const std::string what = describe(contribution.request);
   const int speaker = contribution.ranks.first();
+  if (watch_arrivals && is_root()) {
+    out.arrivals.push_back({contribution.request.name, contribution.ranks});
+  }
   const size_t before = table.size();
   TableEntry* entry = table.add(std::move(contribution), needed, now);
   if (entry == nullptr) {

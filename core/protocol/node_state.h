@@ -77,6 +77,7 @@ struct Node::State {
   uint64_t history_digest = 0;
   std::optional<Coordinator> coordinator;  // at the root
   StallInspector stall_inspector;
+  bool watch_arrivals = false;
   int in_flight = 0;  // executions given out and not finished
   TimeUs flush_deadline = kNever;
   TimeUs stall_deadline = kNever;

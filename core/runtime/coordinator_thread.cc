@@ -26,7 +26,10 @@ CoordinatorThread::CoordinatorThread(Options options)
       groups_(*options_.groups),
       observer_(*options_.observer),
       timeline_(observer_.timeline()),
-      node_(options_.node) {}
+      node_(options_.node) {
+  published_.fusion_threshold_bytes.store(options_.node.fusion_threshold_bytes);
+  published_.flush_window_us.store(options_.node.flush_window_us);
+}
 
 CoordinatorThread::~CoordinatorThread() {
   KHORUS_ASSERT(!thread_.joinable(), "a coordinator thread was destroyed before join()");
@@ -108,6 +111,11 @@ protocol::NodeStats CoordinatorThread::node_stats() const {
   return stats;
 }
 
+protocol::FusionSettings CoordinatorThread::fusion() const {
+  return {published_.fusion_threshold_bytes.load(std::memory_order_relaxed),
+          published_.flush_window_us.load(std::memory_order_relaxed)};
+}
+
 // ---- the coordinator thread ----
 
 protocol::TimeUs CoordinatorThread::now_us() const {
@@ -120,6 +128,7 @@ void CoordinatorThread::loop() {
     events_.clear();
     channel_.poll(next_wakeup(), &events_);
     take_finished_executions();
+    node_.watch_arrivals(timeline_.enabled());
     take_inputs();
     for (const net::ChannelEvent& event : events_) take_event(event);
     check_failure_deadline();
@@ -235,12 +244,16 @@ void CoordinatorThread::carry_out(protocol::Output output) {
   // First what peers wait for: after a fault they must learn the cause before this process ends.
   for (const auto& [peer, frame] : output.frames) channel_.send(peer, wire::encode(frame));
   for (const protocol::LogLine& line : output.log) options_.logger->log(line.level, line.text);
+  if (!output.arrivals.empty()) observer_.arrived(output.arrivals);
+  if (options_.autotune != nullptr) autotune(output.executions);
   if (timeline_.cycles_marked()) {
     for (size_t i = 0; i < output.agreed_rounds.size(); ++i) timeline_.mark("CYCLE_START");
   }
   if (output.fault.has_value()) fault(*output.fault);
   for (const protocol::SetChange& change : output.set_changes) {
-    if (change.added) groups_.add(change.id, change.members.to_vector());
+    if (!change.added) continue;
+    groups_.add(change.id, change.members.to_vector());
+    observer_.set_group(change.id, change.members.to_vector());
   }
   run(std::move(output.executions));
   complete(std::move(output.completions));
@@ -292,6 +305,15 @@ WorkStatePtr CoordinatorThread::stand_in(const wire::ResponseTensor& tensor,
     operation.splits.assign(groups_.find(request.process_set)->ranks().size(), 0);
   }
   return std::make_shared<WorkState>(std::move(operation), lane);
+}
+
+void CoordinatorThread::autotune(const std::vector<protocol::Execution>& executions) {
+  const std::optional<protocol::FusionSettings> change =
+      options_.autotune->agreed(executions, now_us());
+  if (!change.has_value()) return;
+  node_.set_fusion(change->threshold_bytes, change->window_us);
+  published_.fusion_threshold_bytes.store(change->threshold_bytes, std::memory_order_relaxed);
+  published_.flush_window_us.store(change->window_us, std::memory_order_relaxed);
 }
 
 void CoordinatorThread::complete(std::vector<protocol::Completion> completions) {

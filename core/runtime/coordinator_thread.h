@@ -28,6 +28,7 @@
 #include "core/base/status_page.h"
 #include "core/net/control_channel.h"
 #include "core/protocol/node.h"
+#include "core/runtime/autotune.h"
 #include "core/runtime/lane.h"
 #include "core/runtime/observer.h"
 #include "core/runtime/process_group.h"
@@ -44,6 +45,7 @@ class CoordinatorThread {
     std::unique_ptr<net::ControlChannel> channel;
     ProcessGroups* groups = nullptr;  // holds that of all ranks already
     Observer* observer = nullptr;
+    std::unique_ptr<Autotune> autotune;  // at rank 0, if wanted
     const base::Logger* logger = nullptr;
     base::StatusPage* status_page = nullptr;
     std::chrono::milliseconds verdict_wait{300};
@@ -73,6 +75,7 @@ class CoordinatorThread {
   // Of the control side; the rest stays 0.
   EngineStats stats() const;
   protocol::NodeStats node_stats() const;
+  protocol::FusionSettings fusion() const;
 
  private:
   void loop();
@@ -96,6 +99,7 @@ class CoordinatorThread {
   void refuse_latecomers();
   void close(Clock::duration patience);
   WorkStatePtr take_work(uint64_t ticket);
+  void autotune(const std::vector<protocol::Execution>& executions);
   void publish_stats();
   protocol::TimeUs now_us() const;
 
@@ -128,6 +132,7 @@ class CoordinatorThread {
   struct Published {
     std::atomic<uint64_t> messages_sent{0}, bytes_sent{0}, messages_received{0}, bytes_received{0};
     std::atomic<uint64_t> submitted{0}, from_cache{0}, decisions{0}, cached{0}, stall_reports{0};
+    std::atomic<int64_t> fusion_threshold_bytes{0}, flush_window_us{0};
   };
   Published published_;
 

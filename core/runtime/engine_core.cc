@@ -47,6 +47,11 @@ protocol::NodeOptions node_options(const EngineOptions& options, uint64_t epoch)
   node.fan_in = static_cast<int>(config.control_fan_in);
   node.fusion_threshold_bytes = config.fusion_threshold_bytes;
   node.flush_window_us = microseconds_of(config.cycle_time_ms * 1e-3);
+  if (config.autotune) {
+    const protocol::FusionSettings start = Autotune::start_of(config);
+    node.fusion_threshold_bytes = start.threshold_bytes;
+    node.flush_window_us = start.window_us;
+  }
   node.max_in_flight = static_cast<int>(config.max_in_flight);
   node.cache_capacity = static_cast<size_t>(config.cache_capacity);
   node.stall_warning_us = config.stall_check_disable ? 0 : microseconds_of(config.stall_warning_s);
@@ -148,6 +153,7 @@ Status EngineCore::meet_ranks() {
   options.channel = std::move(meeting->channel);
   options.groups = &groups_;
   options.observer = &observer_;
+  options.autotune = make_autotune();
   options.logger = &logger_;
   options.status_page = &status_page_;
   coordinator_ = std::make_unique<CoordinatorThread>(std::move(options));
@@ -233,8 +239,7 @@ void EngineCore::connect(const ProcessGroupPtr& group, Clock::time_point deadlin
   running.size = static_cast<int>(ranks.size());
   running.ranks = ranks;
   running.epoch = epoch_;
-  running.fusion_limit_bytes =
-      static_cast<size_t>(std::max<int64_t>(options_.config.fusion_threshold_bytes, 0));
+  running.fusion_limit_bytes = static_cast<size_t>(Autotune::largest_threshold(options_.config));
   running.timeline = &timeline();
   const Status connected = group->connect(std::move(plane), std::move(running));
   if (!connected.ok()) {

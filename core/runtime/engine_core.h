@@ -83,6 +83,7 @@ class EngineCore {
   Status start_all();
   void map_status_page();
   Status start_observing();
+  std::unique_ptr<Autotune> make_autotune();
   void write_metrics() const;
   Status meet_ranks();
   Status greet(const BackendSearch& search);

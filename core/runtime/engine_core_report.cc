@@ -1,11 +1,18 @@
 // See engine_core.h. This file: what an engine tells of itself: statistics, metrics, dumps.
 #include <algorithm>
 #include <chrono>
+#include <memory>
+#include <utility>
 
 #include "core/base/rank_file.h"
 #include "core/runtime/engine_core.h"
 
 namespace khorus::runtime {
+namespace {
+
+constexpr int64_t kMaxSamples = 1 << 30;
+
+}  // namespace
 
 Status EngineCore::start_observing() {
   const Config& config = options_.config;
@@ -17,6 +24,21 @@ Status EngineCore::start_observing() {
   }
   if (config.timeline.empty()) return Status();
   return timeline().start(config.timeline, config.timeline_mark_cycles);
+}
+
+std::unique_ptr<Autotune> EngineCore::make_autotune() {
+  const Config& config = options_.config;
+  if (!config.autotune || options_.place.rank != 0) return nullptr;
+  Autotune::Options tuning;
+  tuning.tuner.start = Autotune::start_of(config);
+  tuning.tuner.warmup_samples =
+      static_cast<int>(std::min(config.autotune_warmup_samples, kMaxSamples));
+  tuning.tuner.max_samples = static_cast<int>(std::min(config.autotune_max_samples, kMaxSamples));
+  tuning.steps_per_sample = config.autotune_steps_per_sample;
+  tuning.log_path = config.autotune_log;
+  tuning.logger = &logger_;
+  tuning.writer = &observer_.writer();
+  return std::make_unique<Autotune>(std::move(tuning));
 }
 
 EngineStats EngineCore::stats() const {
@@ -36,8 +58,9 @@ MetricsPage EngineCore::metrics() const {
   Observer::EngineState state;
   state.stats = stats();
   state.node = coordinator_->node_stats();
-  state.fusion_threshold_bytes = options_.config.fusion_threshold_bytes;
-  state.flush_window_us = static_cast<int64_t>(options_.config.cycle_time_ms * 1e3);
+  const protocol::FusionSettings fusion = coordinator_->fusion();
+  state.fusion_threshold_bytes = fusion.threshold_bytes;
+  state.flush_window_us = fusion.window_us;
   state.healthy = health().ok();
   return observer_.page(state);
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <iterator>
 
 #include "core/base/json.h"
 
@@ -25,6 +26,11 @@ std::string_view torch_name(OpKind kind) {
       return "all_to_all";
     case OpKind::kReducescatter:
       return "reduce_scatter";
+    case OpKind::kJoin:
+      return "barrier";
+    case OpKind::kAddProcessSet:
+    case OpKind::kRemoveProcessSet:
+      return "split";
     default:
       return to_string(kind);
   }
@@ -59,6 +65,11 @@ std::string_view torch_name(DataType dtype) {
 std::string_view state_name(bool started, bool completed) {
   if (completed) return "completed";
   return started ? "started" : "scheduled";
+}
+
+bool has_data(OpKind kind) {
+  return kind != OpKind::kBarrier && kind != OpKind::kJoin && kind != OpKind::kAddProcessSet &&
+         kind != OpKind::kRemoveProcessSet;
 }
 
 std::string number_or_null(int64_t value) { return value == 0 ? "null" : std::to_string(value); }
@@ -102,6 +113,7 @@ uint64_t FlightRecorder::submitted(const wire::Request& request, const Shape& in
   entry.created_ns = now_ns;
   entry.process_set = request.process_set;
   entry.root_rank = request.root_rank;
+  entry.peer = request.peer;
   entry.kind = request.kind;
   entry.dtype = request.dtype;
   entry.input.set(input);
@@ -154,6 +166,7 @@ void FlightRecorder::failed(uint64_t record, StatusCode code) {
 void FlightRecorder::set_group(ProcessSetId id, const std::vector<int>& ranks) {
   const std::lock_guard lock(groups_mutex_);
   groups_[id] = ranks;
+  if (groups_.size() > kGroups) groups_.erase(std::next(groups_.begin()));  // not the world
 }
 
 // ---- the dump ----
@@ -210,39 +223,56 @@ std::string FlightRecorder::status_json(const std::vector<Entry>& entries) {
   return text + "}";
 }
 
+// "gloo:all_reduce"; of messages "gloo:send 0->1" and "gloo:recv 1<-0", with ranks in the set.
+std::string FlightRecorder::profiling_name(const Entry& entry, const Header& header) const {
+  if (entry.kind != OpKind::kSendRecv) {
+    return header.backend + ":" + std::string(torch_name(entry.kind));
+  }
+  const auto in_set = [&](int rank) {
+    const std::lock_guard lock(groups_mutex_);
+    const auto group = groups_.find(entry.process_set);
+    if (group == groups_.end()) return std::to_string(rank);
+    const std::vector<int>& ranks = group->second;
+    const auto found = std::find(ranks.begin(), ranks.end(), rank);
+    return std::to_string(found == ranks.end() ? rank : found - ranks.begin());
+  };
+  const std::string sender = in_set(entry.root_rank), receiver = in_set(entry.peer);
+  if (entry.root_rank == header.rank) return header.backend + ":send " + sender + "->" + receiver;
+  return header.backend + ":recv " + receiver + "<-" + sender;
+}
+
 std::string FlightRecorder::entry_json(const Entry& entry, uint64_t place, const Header& header,
-                                       int64_t wall_minus_steady_ns) {
+                                       int64_t wall_minus_steady_ns) const {
   const auto wall = [&](int64_t steady_ns) {
     return number_or_null(steady_ns == 0 ? 0 : steady_ns + wall_minus_steady_ns);
   };
   const std::string name(entry.name.data(), entry.name_bytes);
   const std::string dtypes = "[\"" + std::string(torch_name(entry.dtype)) + "\"]";
   const std::string set = std::to_string(entry.process_set);
-  const bool has_data = entry.kind != OpKind::kBarrier && entry.kind != OpKind::kJoin;
   const auto sizes = [&](const SlotShape& shape) {
-    return has_data ? "[" + shape.to_json() + "]" : "[]";
+    return has_data(entry.kind) ? "[" + shape.to_json() + "]" : "[]";
   };
   char duration[32] = "null";
   if (entry.started_ns != 0 && entry.completed_ns != 0) {
     std::snprintf(duration, sizeof duration, "%.6f",
                   static_cast<double>(entry.completed_ns - entry.started_ns) * 1e-6);
   }
-  const std::string profiling_name = header.backend + ":" + std::string(torch_name(entry.kind));
   std::string text = "{\"record_id\":" + std::to_string(place);
   text += ",\"pg_id\":" + set;
   text += ",\"process_group\":[\"" + set + "\",\"" +
           (entry.process_set == kGlobalProcessSet ? "default_pg" : "process_set") + "\"]";
   text += ",\"collective_seq_id\":" + std::to_string(entry.position);
-  text += ",\"p2p_seq_id\":0,\"op_id\":" + std::to_string(entry.record);
-  text += ",\"profiling_name\":" + json_quoted(profiling_name);
+  text += ",\"p2p_seq_id\":" + std::to_string(entry.kind == OpKind::kSendRecv ? entry.position : 0);
+  text += ",\"op_id\":" + std::to_string(entry.record);
+  text += ",\"profiling_name\":" + json_quoted(profiling_name(entry, header));
   text += ",\"time_created_ns\":" + wall(entry.created_ns);
   text += ",\"time_discovered_started_ns\":" + wall(entry.started_ns);
   text += ",\"time_discovered_completed_ns\":" + wall(entry.completed_ns);
   text += ",\"duration_ms\":" + std::string(duration);
   text += ",\"input_sizes\":" + sizes(entry.input);
-  text += ",\"input_dtypes\":" + (has_data ? dtypes : "[]");
+  text += ",\"input_dtypes\":" + (has_data(entry.kind) ? dtypes : "[]");
   text += ",\"output_sizes\":" + sizes(entry.output);
-  text += ",\"output_dtypes\":" + (has_data ? dtypes : "[]");
+  text += ",\"output_dtypes\":" + (has_data(entry.kind) ? dtypes : "[]");
   text += ",\"state\":\"" +
           std::string(state_name(entry.started_ns != 0, entry.state == State::kCompleted)) + "\"";
   text += std::string(",\"is_p2p\":") + (entry.kind == OpKind::kSendRecv ? "true" : "false");

@@ -47,7 +47,7 @@ class FlightRecorder {
   // Over, without having run or run to its end.
   void failed(uint64_t record, StatusCode code);
 
-  // The members of a process set, for the dump.
+  // The members of a process set, for the dump; the newest kGroups are kept.
   void set_group(ProcessSetId id, const std::vector<int>& ranks);
 
   // What a dump says besides the operations.
@@ -65,6 +65,7 @@ class FlightRecorder {
  private:
   static constexpr size_t kNameBytes = 96;
   static constexpr size_t kDimensions = 8;
+  static constexpr size_t kGroups = 1024;
 
   struct SlotShape {
     uint8_t dimensions = 0;
@@ -80,7 +81,8 @@ class FlightRecorder {
     int64_t created_ns = 0, started_ns = 0, completed_ns = 0;
     uint32_t fused_tensors = 0;
     ProcessSetId process_set = kGlobalProcessSet;
-    int32_t root_rank = 0;
+    int32_t root_rank = 0;  // send/recv: who sends
+    int32_t peer = -1;      // and who receives
     OpKind kind = OpKind::kAllreduce;
     DataType dtype = DataType::kFloat32;
     State state = State::kScheduled;
@@ -101,8 +103,9 @@ class FlightRecorder {
   std::vector<Entry> entries() const;
   std::string groups_json() const;
   static std::string status_json(const std::vector<Entry>& entries);
-  static std::string entry_json(const Entry& entry, uint64_t place, const Header& header,
-                                int64_t wall_minus_steady_ns);
+  std::string profiling_name(const Entry& entry, const Header& header) const;
+  std::string entry_json(const Entry& entry, uint64_t place, const Header& header,
+                         int64_t wall_minus_steady_ns) const;
 
   const size_t capacity_;
   const std::unique_ptr<Slot[]> slots_;

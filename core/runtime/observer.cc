@@ -33,6 +33,9 @@ std::string upper_case(std::string_view text) {
 // Khorus' own exchanges are not operations of the user's.
 bool is_internal(OpKind kind) { return kind == OpKind::kExchange; }
 
+// Not by a rank that has joined and only takes part in what others submit.
+bool is_submitted(const WorkState& work) { return work.trail().submitted_ns != 0; }
+
 // "dtype":"float32","shape":"[2,3]": what Horovod says of an operation.
 std::string arguments_of(const TensorView& tensor) {
   return R"("dtype":")" + std::string(to_string(tensor.dtype)) + R"(","shape":")" +
@@ -84,6 +87,14 @@ void Observer::refused(const Batch& batch, const Status& status) {
   for (const WorkStatePtr& work : batch.works) over(*work, status);
 }
 
+void Observer::arrived(const std::vector<protocol::Arrival>& arrivals) {
+  for (const protocol::Arrival& arrival : arrivals) {
+    for (const int32_t rank : arrival.ranks.to_vector()) {
+      timeline_.tick(arrival.name, std::to_string(rank));
+    }
+  }
+}
+
 void Observer::agreed(const Job& job, uint64_t first_position) {
   const int64_t now = now_ns();
   const OpKind kind = job.response.tensors.front().request.kind;
@@ -91,7 +102,9 @@ void Observer::agreed(const Job& job, uint64_t first_position) {
   metrics_.fused_tensors.observe(job.works.size());
   for (size_t i = 0; i < job.works.size(); ++i) {
     WorkState& work = *job.works[i];
-    metrics_.of(kind).negotiation.observe(elapsed(work.trail().submitted_ns, now));
+    if (is_submitted(work)) {
+      metrics_.of(kind).negotiation.observe(elapsed(work.trail().submitted_ns, now));
+    }
     work.trail().agreed_ns = now;
     recorder_.agreed(work.trail().record, first_position + i, first_position,
                      static_cast<uint32_t>(job.works.size()));
@@ -124,9 +137,9 @@ void Observer::started(const Job& job) {
   const int64_t now = now_ns();
   Metrics::OfKind& kind = metrics_.of(job.response.tensors.front().request.kind);
   for (const WorkStatePtr& work : job.works) {
-    if (work == nullptr) continue;
-    kind.queue.observe(elapsed(work->trail().agreed_ns, now));
     work->trail().started_ns = now;
+    if (!is_submitted(*work)) continue;
+    kind.queue.observe(elapsed(work->trail().agreed_ns, now));
     recorder_.started(work->trail().record, now);
   }
 }
@@ -135,6 +148,7 @@ void Observer::finished(const Job& job, const Status& status) {
   const int64_t now = now_ns();
   Metrics::OfKind& kind = metrics_.of(job.response.tensors.front().request.kind);
   for (const WorkStatePtr& work : job.works) {
+    if (!is_submitted(*work)) continue;
     const WorkState::Trail& trail = work->trail();
     if (!status.ok()) {
       metrics_.errors.at(static_cast<size_t>(status.code())).add();

@@ -50,6 +50,7 @@ class Observer {
   void refused(const Batch& batch, const Status& status);
 
   // The coordinator thread.
+  void arrived(const std::vector<protocol::Arrival>& arrivals);
   void agreed(const Job& job, uint64_t first_position);
   void over(const WorkState& work, const Status& status, uint64_t position = 0);
   // The engine has failed. Before its works are: whoever they wake may end the process.

@@ -3,33 +3,16 @@
 
 #include <pthread.h>
 
-#include <cerrno>
-#include <cstring>
 #include <utility>
+
+#include "core/base/json.h"
 
 namespace khorus::runtime {
 namespace {
 
 constexpr size_t kMaxQueuedRecords = 1U << 18;
 
-std::string quoted(std::string_view text) {
-  std::string json = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      json += '\\';
-      json += c;
-    } else if (byte < 0x20 || byte >= 0x7F) {
-      // Names are bytes of any encoding; as code points they stay valid JSON.
-      char escaped[8];
-      std::snprintf(escaped, sizeof escaped, "\\u%04x", byte);
-      json += escaped;
-    } else {
-      json += c;
-    }
-  }
-  return json + "\"";
-}
+using base::json_quoted;
 
 }  // namespace
 
@@ -44,14 +27,7 @@ Status Timeline::start(const std::string& path, bool mark_cycles) {
                   "a timeline is being recorded to \"" + path_ + "\"; call stop_timeline() first");
   }
   path_ = rank_ == 0 ? path : path + "." + std::to_string(rank_);
-  file_ = std::fopen(path_.c_str(), "we");
-  if (file_ == nullptr) {
-    return Status(StatusCode::kUnavailable, "the timeline \"" + path_ +
-                                                "\" cannot be written: " + std::strerror(errno) +
-                                                "; give a path in a folder that exists");
-  }
-  std::fputs("[\n", file_);
-  first_line_ = true;
+  if (Status opened = file_.open(path_); !opened.ok()) return opened;
   rows_.clear();
   {
     const std::lock_guard lock(mutex_);
@@ -60,8 +36,8 @@ Status Timeline::start(const std::string& path, bool mark_cycles) {
     stopping_ = false;
     origin_ = Clock::now();
   }
-  write_line("{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":0,\"args\":{\"name\":\"rank " +
-             std::to_string(rank_) + "\"}}");
+  file_.add("{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":0,\"args\":{\"name\":\"rank " +
+            std::to_string(rank_) + "\"}}");
   writer_ = std::thread([this] { writer_loop(); });
   pthread_setname_np(writer_.native_handle(), "khorus-trace");
   mark_cycles_.store(mark_cycles);
@@ -82,12 +58,7 @@ Status Timeline::stop() {
   wakeup_.notify_one();
   writer_.join();
   finish_file();
-  const bool bad = std::ferror(file_) != 0;
-  if (std::fclose(std::exchange(file_, nullptr)) != 0 || bad) {
-    return Status(StatusCode::kUnavailable,
-                  "the timeline \"" + path_ + "\" is incomplete: " + std::strerror(errno));
-  }
-  return Status();
+  return file_.close();
 }
 
 void Timeline::begin(const std::string& tensor, std::string_view event,
@@ -97,6 +68,10 @@ void Timeline::begin(const std::string& tensor, std::string_view event,
 
 void Timeline::end(const std::string& tensor) {
   if (enabled()) add(Phase::kEnd, tensor, {});
+}
+
+void Timeline::tick(const std::string& tensor, std::string_view event) {
+  if (enabled()) add(Phase::kTick, tensor, event);
 }
 
 void Timeline::mark(std::string_view event) {
@@ -131,7 +106,7 @@ void Timeline::writer_loop() {
     std::swap(batch, queue_);
     lock.unlock();
     for (const Record& record : batch) write(record);
-    std::fflush(file_);
+    file_.flush();
     lock.lock();
   }
 }
@@ -140,26 +115,23 @@ void Timeline::write(const Record& record) {
   last_time_us_ = record.time_us;
   const std::string time = ",\"ts\":" + std::to_string(record.time_us);
   if (record.phase == Phase::kMark) {
-    write_line("{\"name\":" + quoted(record.event) +
-               ",\"ph\":\"i\",\"s\":\"g\",\"pid\":0,\"tid\":0" + time + "}");
+    file_.add("{\"name\":" + json_quoted(record.event) +
+              ",\"ph\":\"i\",\"s\":\"g\",\"pid\":0,\"tid\":0" + time + "}");
     return;
   }
   Row& row = row_of(record.tensor);
   const std::string place = ",\"pid\":" + std::to_string(row.id) + ",\"tid\":0";
-  if (record.phase == Phase::kBegin) {
+  if (record.phase == Phase::kTick) {
+    file_.add("{\"name\":" + json_quoted(record.event) + ",\"ph\":\"X\"" + place + time +
+              ",\"dur\":0}");
+  } else if (record.phase == Phase::kBegin) {
     ++row.depth;
-    write_line("{\"name\":" + quoted(record.event) + ",\"ph\":\"B\"" + place + time +
-               (record.arguments.empty() ? "}" : ",\"args\":{" + record.arguments + "}}"));
+    file_.add("{\"name\":" + json_quoted(record.event) + ",\"ph\":\"B\"" + place + time +
+              (record.arguments.empty() ? "}" : ",\"args\":{" + record.arguments + "}}"));
   } else if (row.depth > 0) {  // else it began before the recording
     --row.depth;
-    write_line("{\"ph\":\"E\"" + place + time + "}");
+    file_.add("{\"ph\":\"E\"" + place + time + "}");
   }
-}
-
-void Timeline::write_line(const std::string& json) {
-  if (!first_line_) std::fputs(",\n", file_);
-  first_line_ = false;
-  std::fwrite(json.data(), 1, json.size(), file_);
 }
 
 Timeline::Row& Timeline::row_of(const std::string& tensor) {
@@ -167,10 +139,10 @@ Timeline::Row& Timeline::row_of(const std::string& tensor) {
   if (row.id == 0) {
     row.id = static_cast<int>(rows_.size());
     const std::string id = std::to_string(row.id);
-    write_line("{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":" + id +
-               ",\"args\":{\"name\":" + quoted(tensor) + "}}");
-    write_line("{\"name\":\"process_sort_index\",\"ph\":\"M\",\"pid\":" + id +
-               ",\"args\":{\"sort_index\":" + id + "}}");
+    file_.add("{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":" + id +
+              ",\"args\":{\"name\":" + json_quoted(tensor) + "}}");
+    file_.add("{\"name\":\"process_sort_index\",\"ph\":\"M\",\"pid\":" + id +
+              ",\"args\":{\"sort_index\":" + id + "}}");
   }
   return row;
 }
@@ -179,16 +151,15 @@ void Timeline::finish_file() {
   const std::string time = ",\"ts\":" + std::to_string(last_time_us_) + "}";
   for (const auto& [tensor, row] : rows_) {
     for (int open = 0; open < row.depth; ++open) {
-      write_line("{\"ph\":\"E\",\"pid\":" + std::to_string(row.id) + ",\"tid\":0" + time);
+      file_.add("{\"ph\":\"E\",\"pid\":" + std::to_string(row.id) + ",\"tid\":0" + time);
     }
   }
   if (dropped_ > 0) {
-    write_line(
+    file_.add(
         "{\"name\":\"EVENTS_DROPPED\",\"ph\":\"i\",\"s\":\"g\",\"pid\":0,\"tid\":0,\"args\":{"
         "\"count\":" +
         std::to_string(dropped_) + "}" + time);
   }
-  std::fputs("\n]\n", file_);
 }
 
 }  // namespace khorus::runtime

@@ -1,7 +1,8 @@
 // Timeline: what this rank did when, as a Chrome trace (chrome://tracing, Perfetto), with Horovod's
 // event names: one row per tensor; NEGOTIATE_ALLREDUCE from submit to agreement, then ALLREDUCE
 // with QUEUE, MEMCPY_IN_FUSION_BUFFER, GLOO_ALLREDUCE, MEMCPY_OUT_FUSION_BUFFER inside. Format: the
-// JSON array of the Trace Event Format.
+// JSON array of the Trace Event Format; it is closed after every write (timeline_file.h). On rank
+// 0, which hears of all, NEGOTIATE_ carries a tick named by the number of each rank as it arrives.
 //
 // Events go through a bounded queue to the trace writer's own thread; what does not fit is counted
 // and dropped, never waited for.
@@ -14,7 +15,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -23,6 +23,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/runtime/timeline_file.h"
 #include "khorus/status.h"
 
 namespace khorus::runtime {
@@ -46,12 +47,14 @@ class Timeline {
   // `arguments`: members of a JSON object, without the braces.
   void begin(const std::string& tensor, std::string_view event, std::string_view arguments = {});
   void end(const std::string& tensor);
+  // A moment in the life of a tensor.
+  void tick(const std::string& tensor, std::string_view event);
   // A moment in the life of the whole rank.
   void mark(std::string_view event);
 
  private:
   using Clock = std::chrono::steady_clock;
-  enum class Phase : uint8_t { kBegin, kEnd, kMark };
+  enum class Phase : uint8_t { kBegin, kEnd, kTick, kMark };
   struct Record {
     Phase phase;
     int64_t time_us;
@@ -69,7 +72,6 @@ class Timeline {
            std::string_view arguments = {});
   void writer_loop();
   void write(const Record& record);
-  void write_line(const std::string& json);
   Row& row_of(const std::string& tensor);
   void finish_file();
 
@@ -87,9 +89,8 @@ class Timeline {
   bool stopping_ = false;
   Clock::time_point origin_;
 
-  std::FILE* file_ = nullptr;
+  TimelineFile file_;
   std::string path_;
-  bool first_line_ = true;
   int64_t last_time_us_ = 0;
   std::unordered_map<std::string, Row> rows_;
 };

@@ -38,6 +38,11 @@ struct KHORUS_API Config {
   int64_t cache_capacity = 4096;
   int64_t control_fan_in = 8;
   int64_t max_in_flight = 2;
+  bool autotune = false;  // looks for the best of the two above while the job runs (rank 0)
+  std::string autotune_log;
+  int64_t autotune_warmup_samples = 3;
+  int64_t autotune_steps_per_sample = 10;
+  int64_t autotune_max_samples = 20;
   // Place and meeting
   int64_t rank = -1, size = -1, local_rank = -1, local_size = -1, cross_rank = -1, cross_size = -1;
   std::string launcher;    // who else gave the place: "mpirun (Open MPI)"; empty: our variables

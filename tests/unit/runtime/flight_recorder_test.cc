@@ -97,6 +97,25 @@ TEST(FlightRecorder, AnyNameAndShapeFits) {
   EXPECT_EQ(entry.at("input_sizes").at(0).size(), 8U);
 }
 
+TEST(FlightRecorder, MessagesNameBothRanksOfTheirSet) {
+  FlightRecorder recorder(4);
+  recorder.set_group(kGlobalProcessSet, {0, 1, 2, 3});
+  recorder.set_group(1, {0, 2, 3});
+  wire::Request request = request_of("m");
+  request.kind = OpKind::kSendRecv;
+  request.process_set = 1;
+  request.root_rank = 0;
+  request.peer = 3;
+  recorder.submitted(request, {2}, {}, 1);
+  request.root_rank = 3;
+  request.peer = 0;
+  recorder.submitted(request, {}, {2}, 1);
+  const json entries = dump_of(recorder).at("entries");  // of rank 0
+  EXPECT_EQ(entries[0].at("profiling_name"), "gloo:send 0->2");
+  EXPECT_EQ(entries[1].at("profiling_name"), "gloo:recv 0<-2");
+  EXPECT_EQ(entries[0].at("is_p2p"), true);
+}
+
 TEST(FlightRecorder, OffRecordsNothing) {
   FlightRecorder recorder(0);
   EXPECT_EQ(recorder.submitted(request_of("a"), {}, {}, 1), 0U);

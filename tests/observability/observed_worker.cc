@@ -1,0 +1,67 @@
+// A rank with something to observe: steps of fused, gathered and broadcast tensors, submitted in
+// another order on every rank.
+//
+//   observed_worker STEPS       (-1: until the job breaks)
+//
+// The place and the knobs come from the environment, as from khorusrun. After three steps it writes
+// "ready RANK PID" to the descriptor LIFELINE, if there is one. Exits with 0, or 3 when the engine
+// failed.
+#include <khorus/khorus.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr size_t kLayers = 4;
+
+void step(std::vector<std::vector<float>>* layers) {
+  khorus::Engine& engine = khorus::engine();
+  std::vector<khorus::WorkPtr> works;
+  for (size_t i = 0; i < kLayers; ++i) {
+    const size_t layer = engine.rank() % 2 == 0 ? i : kLayers - 1 - i;
+    std::vector<float>& values = layers->at(layer);
+    const khorus::TensorView view = khorus::internal::flat_view(values.data(), values.size());
+    works.push_back(engine.allreduce_async("layer." + std::to_string(layer), view, view, {}));
+  }
+  khorus::throw_if_error(khorus::wait_all(works));
+  const khorus::TensorView first =
+      khorus::internal::flat_view(layers->front().data(), layers->front().size());
+  khorus::throw_if_error(engine.allgather_async("rows", first)->wait());
+  khorus::throw_if_error(engine.broadcast_async("weights", first, first, 0)->wait());
+  khorus::throw_if_error(engine.barrier_async("end of step")->wait());
+}
+
+void say_ready() {
+  const char* const descriptor = std::getenv("LIFELINE");
+  if (descriptor == nullptr) return;
+  const std::string text =
+      "ready " + std::to_string(khorus::rank()) + " " + std::to_string(getpid()) + "\n";
+  if (write(std::atoi(descriptor), text.data(), text.size()) < 0) std::_Exit(4);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  const int steps = std::atoi(argv[1]);
+  try {
+    khorus::init();
+    std::vector<std::vector<float>> layers(kLayers);
+    for (size_t i = 0; i < kLayers; ++i) layers[i].assign(100 * (i + 1), 1.0F);
+    for (int i = 0; i != steps; ++i) {
+      step(&layers);
+      if (i == 2) say_ready();
+    }
+    khorus::shutdown();
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "observed_worker: %s\n", error.what());
+    return 3;
+  }
+}
