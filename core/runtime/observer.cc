@@ -166,6 +166,7 @@ void Observer::finished(const Job& job, const Status& status) {
 }
 
 void Observer::failed(const Status& status) {
+  if (metrics_.engine_failures.value() > 0) return;
   metrics_.engine_failures.add();
   const std::string& prefix = options_.config->flight_recorder_path;
   if (prefix.empty() || !recorder_.enabled()) return;

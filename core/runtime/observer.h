@@ -53,7 +53,8 @@ class Observer {
   void arrived(const std::vector<protocol::Arrival>& arrivals);
   void agreed(const Job& job, uint64_t first_position);
   void over(const WorkState& work, const Status& status, uint64_t position = 0);
-  // The engine has failed. Before its works are: whoever they wake may end the process.
+  // The engine has failed; the first reason counts. Before its works are failed: whoever they wake
+  // may end the process.
   void failed(const Status& status);
 
   // Who runs the job.

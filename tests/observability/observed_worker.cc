@@ -1,7 +1,10 @@
 // A rank with something to observe: steps of fused, gathered and broadcast tensors, submitted in
 // another order on every rank.
 //
-//   observed_worker STEPS       (-1: until the job breaks)
+//   observed_worker STEPS [DUMPS]
+//
+// STEPS: -1: until the job breaks; DUMPS: after the last step each rank r dumps its flight recorder
+// to DUMPSr.
 //
 // The place and the knobs come from the environment, as from khorusrun. After three steps it writes
 // "ready RANK PID" to the descriptor LIFELINE, if there is one. Exits with 0, or 3 when the engine
@@ -48,7 +51,7 @@ void say_ready() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) return 2;
+  if (argc != 2 && argc != 3) return 2;
   const int steps = std::atoi(argv[1]);
   try {
     khorus::init();
@@ -57,6 +60,10 @@ int main(int argc, char** argv) {
     for (int i = 0; i != steps; ++i) {
       step(&layers);
       if (i == 2) say_ready();
+    }
+    if (argc == 3) {
+      const std::string path = argv[2] + std::to_string(khorus::rank());
+      khorus::throw_if_error(khorus::engine().dump_flight_recorder(path));
     }
     khorus::shutdown();
     return 0;
