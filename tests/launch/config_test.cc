@@ -165,14 +165,14 @@ TEST(Config, UnknownNameWarnsWithTheNearest) {
 
 TEST(Config, AcceptedKnobWarnsOnlyWhenItAsksForSomething) {
   std::vector<std::string> warnings;
-  parsed({{"HOROVOD_AUTOTUNE", "0"},
+  parsed({{"HOROVOD_HIERARCHICAL_ALLREDUCE", "0"},
           {"HOROVOD_CONTROLLER", "gloo"},
           {"HOROVOD_NUM_NCCL_STREAMS", "1"}},
          &warnings);
   EXPECT_TRUE(warnings.empty());
-  parsed({{"HOROVOD_AUTOTUNE", "1"}, {"HOROVOD_SECRET_KEY", "c2VjcmV0"}}, &warnings);
+  parsed({{"HOROVOD_HIERARCHICAL_ALLREDUCE", "1"}, {"HOROVOD_SECRET_KEY", "c2VjcmV0"}}, &warnings);
   ASSERT_EQ(warnings.size(), 2u);
-  EXPECT_NE(warnings[0].find("HOROVOD_AUTOTUNE"), std::string::npos);
+  EXPECT_NE(warnings[0].find("HOROVOD_HIERARCHICAL_ALLREDUCE"), std::string::npos);
   EXPECT_EQ(warnings[1].find("c2VjcmV0"), std::string::npos) << "a secret in a warning";
 }
 

@@ -84,7 +84,7 @@ TEST(Options, WhatIsNotBuiltSaysSo) {
   for (const char* flag :
        {"--mpi", "--mpi-args", "--min-np", "--max-np", "--host-discovery-script",
         "--elastic-timeout", "--reset-limit", "--slots-per-host", "--ssh-port", "--config-file",
-        "--autotune", "--hierarchical-allreduce", "--blacklist-cooldown-range", "--as-horovod"}) {
+        "--hierarchical-allreduce", "--blacklist-cooldown-range", "--as-horovod"}) {
     const std::string error = error_of({flag, "1", "-np", "1", "prog"});
     EXPECT_TRUE(contains(error, flag) && contains(error, "not built yet")) << error;
   }

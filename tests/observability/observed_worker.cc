@@ -3,11 +3,13 @@
 //
 //   observed_worker STEPS [DUMPS]
 //
-// STEPS: -1: until the job breaks; DUMPS: after the last step each rank r dumps its flight recorder
-// to DUMPSr.
+// STEPS: -1: until the job breaks; "stuck": three, then rank 1 does nothing more and the others
+// wait for its layers until the job breaks. DUMPS: after the last step each rank r dumps its flight
+// recorder to DUMPSr.
 //
 // The place and the knobs come from the environment, as from khorusrun. After three steps it writes
-// "ready RANK PID" to the descriptor LIFELINE, if there is one. Exits with 0, or 3 when the engine
+// "ready RANK PID" to the descriptor LIFELINE, if there is one; when stuck, after having submitted
+// what it waits for. Exits with 0, or 3 when the engine
 // failed.
 #include <khorus/khorus.h>
 #include <unistd.h>
@@ -23,7 +25,7 @@ namespace {
 
 constexpr size_t kLayers = 4;
 
-void step(std::vector<std::vector<float>>* layers) {
+std::vector<khorus::WorkPtr> submit(std::vector<std::vector<float>>* layers) {
   khorus::Engine& engine = khorus::engine();
   std::vector<khorus::WorkPtr> works;
   for (size_t i = 0; i < kLayers; ++i) {
@@ -32,7 +34,12 @@ void step(std::vector<std::vector<float>>* layers) {
     const khorus::TensorView view = khorus::internal::flat_view(values.data(), values.size());
     works.push_back(engine.allreduce_async("layer." + std::to_string(layer), view, view, {}));
   }
-  khorus::throw_if_error(khorus::wait_all(works));
+  return works;
+}
+
+void step(std::vector<std::vector<float>>* layers) {
+  khorus::Engine& engine = khorus::engine();
+  khorus::throw_if_error(khorus::wait_all(submit(layers)));
   const khorus::TensorView first =
       khorus::internal::flat_view(layers->front().data(), layers->front().size());
   khorus::throw_if_error(engine.allgather_async("rows", first)->wait());
@@ -48,19 +55,31 @@ void say_ready() {
   if (write(std::atoi(descriptor), text.data(), text.size()) < 0) std::_Exit(4);
 }
 
+void get_stuck(std::vector<std::vector<float>>* layers) {
+  if (khorus::rank() == 1) {
+    say_ready();
+    while (true) pause();
+  }
+  const std::vector<khorus::WorkPtr> works = submit(layers);
+  say_ready();
+  khorus::throw_if_error(khorus::wait_all(works));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2 && argc != 3) return 2;
-  const int steps = std::atoi(argv[1]);
+  const bool stuck = argv[1] == std::string("stuck");
+  const int steps = stuck ? 3 : std::atoi(argv[1]);
   try {
     khorus::init();
     std::vector<std::vector<float>> layers(kLayers);
     for (size_t i = 0; i < kLayers; ++i) layers[i].assign(100 * (i + 1), 1.0F);
     for (int i = 0; i != steps; ++i) {
       step(&layers);
-      if (i == 2) say_ready();
+      if (i == 2 && !stuck) say_ready();
     }
+    if (stuck) get_stuck(&layers);
     if (argc == 3) {
       const std::string path = argv[2] + std::to_string(khorus::rank());
       khorus::throw_if_error(khorus::engine().dump_flight_recorder(path));

@@ -14,7 +14,8 @@ from typing import Any
 from launching import LaunchTest, khorusrun, running
 
 WORKER = os.environ["KHORUS_TEST_WORKER"]
-OPERATIONS = {f"layer.{i}" for i in range(4)} | {"rows", "weights", "end of step"}
+LAYERS = {f"layer.{i}" for i in range(4)}
+OPERATIONS = LAYERS | {"rows", "weights", "end of step"}
 
 # The keys of an entry in torch's format 2.10.
 KEYS = {
@@ -27,9 +28,9 @@ KEYS = {
 
 class FlightRecorder(LaunchTest):
     def kill_one_of_three(self) -> dict[int, dict[str, Any]]:
-        """Runs a job, kills rank 1; the dumps of the others by rank."""
+        """Runs a job, kills the rank that all wait for; the dumps of the others by rank."""
         with running(
-            *("-np", "3", "--flight-recorder-path", str(self.folder / "rank_"), WORKER, "-1"),
+            *("-np", "3", "--flight-recorder-path", str(self.folder / "rank_"), WORKER, "stuck"),
             KHORUS_BACKEND="gloo",
         ) as job:
             ready = [line.split() for line in job.lifeline.wait_for("ready", 3)]
@@ -55,9 +56,9 @@ class FlightRecorder(LaunchTest):
             agreed = [entry for entry in entries if entry["collective_seq_id"] > 0]
             order = [entry["collective_seq_id"] for entry in agreed]
             self.assertEqual(order, sorted(order))
-            # Rank 1 died during a step, and this rank was waiting for something.
+            # All layers were submitted, and rank 1 died without.
             waiting = [e for e in entries if not e["retired"] or e["khorus_error"] == "peer lost"]
-            self.assertTrue(waiting)
+            self.assertEqual({e["khorus_name"] for e in waiting}, LAYERS)
             complete = [entry for entry in entries if entry["state"] == "completed"]
             self.assertGreater(len(complete), 2 * len(OPERATIONS))
         # What was agreed is the same everywhere, whatever the order of submission.

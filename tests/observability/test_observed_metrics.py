@@ -7,9 +7,10 @@ import os
 import unittest
 from pathlib import Path
 
-from launching import LaunchTest, khorusrun
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from launching import LaunchTest, khorusrun
 
 WORKER = os.environ["KHORUS_TEST_WORKER"]
 STEPS = 20
