@@ -67,8 +67,8 @@ void Collectives::reducescatter_large(const khorus_op& op) {
     // The next one travels while this one is reduced.
     if (segment + 1 < segments) scatter(op, segment + 1, slices(segment + 1));
     const Slice mine = slices(segment)[rank];
-    std::byte* destination = static_cast<std::byte*>(op.output) + segment * most * width;
-    if (mine.elements > 0) reduce_slice(op, segment, mine, destination);
+    if (mine.elements == 0) continue;  // the output may be null then
+    reduce_slice(op, segment, mine, static_cast<std::byte*>(op.output) + segment * most * width);
   }
   for_each_peer([&](int peer) {
     const size_t theirs = op.counts[static_cast<size_t>(peer)];
