@@ -21,6 +21,11 @@ constexpr Flag kFlags[] = {
     {"--failure-grace-s", "SECONDS", kFailureGrace,
      "When a rank has failed: how long the others may take to end by themselves, and how long again "
      "between SIGTERM and SIGKILL. Default 5."},
+    {"--mpi, --use-mpi", "", kMpi,
+     "Start the ranks with Open MPI's mpirun, which must be in PATH; the data moves over MPI unless "
+     "KHORUS_BACKEND or --backend says otherwise."},
+    {"--mpi-args", "ARGUMENTS", kMpiArguments,
+     "With --mpi: more arguments for mpirun, in one word: --mpi-args=\"--map-by socket\"."},
     {"-v, --verbose", "", kVerbose, "Say what the launcher does."},
     {"-cb, --check-build", "", kCheckBuild, "Print what this installation can do, and exit."},
     {"--version", "", kVersion, "Print the version, and exit."},
@@ -36,9 +41,8 @@ constexpr Flag kFlags[] = {
     {"-i, --ssh-identity-file", "FILE", kNotBuilt, "Remote hosts."},
     {"--rdzv-backend, --rdzv-endpoint, --rdzv-id, --rdzv-conf, --master-addr, --master-port",
      "VALUE", kNotBuilt, "Remote hosts."},
-    {"--mpi, --use-mpi, --jsrun, --use-jsrun", "", kNotBuilt, "Launching through MPI."},
-    {"--mpi-args", "ARGUMENTS", kNotBuilt, "Launching through MPI."},
-    {"--tcp, --tcp-flag", "", kNotBuilt, "Launching through MPI."},
+    {"--jsrun, --use-jsrun", "", kNotBuilt, "Launching through jsrun."},
+    {"--tcp, --tcp-flag", "", kNotBuilt, "Spectrum MPI."},
     {"--binding-args, --thread-affinity", "ARGUMENTS", kNotBuilt, "Binding to cores."},
     {"--config-file", "FILE", kNotBuilt, "Options from a file."},
     {"--as-horovod", "", kNotBuilt, "Running an unmodified Horovod script."},

@@ -81,7 +81,8 @@ class GuardProcess {
 
   void start(const std::string& store) {
     for (size_t rank = 0; rank < plan_.ranks.size(); ++rank) {
-      plan_.ranks[rank].environment.push_back("KHORUS_STORE=" + store);
+      // The store opens to the key only.
+      if (plan_.ranks[rank].key) plan_.ranks[rank].environment.push_back("KHORUS_STORE=" + store);
       GuardEvent event{.rank = static_cast<int32_t>(rank)};
       event.pid = pids_[rank] = start_rank(plan_, rank);
       if (event.pid < 0) {

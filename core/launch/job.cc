@@ -25,7 +25,7 @@ Job::Job(const LaunchOptions& options, PreparedJob job, Guard guard)
       guard_socket_(io_, guard_.socket.release()),
       signals_(io_),
       grace_(io_),
-      ranks_(static_cast<size_t>(options.processes)) {}
+      ranks_(job_.ends.size()) {}
 
 Job::~Job() = default;
 
@@ -105,7 +105,7 @@ void Job::on_event(const GuardEvent& event) {
 
 void Job::on_started(const GuardEvent& event) {
   ranks_[static_cast<size_t>(event.rank)].outcome.pid = event.pid;
-  say_if_verbose("rank " + std::to_string(event.rank) + " is pid " + std::to_string(event.pid));
+  say_if_verbose(name_of(static_cast<size_t>(event.rank)) + " is pid " + std::to_string(event.pid));
 }
 
 void Job::on_ended(size_t index, int wait_status) {
@@ -118,7 +118,7 @@ void Job::on_ended(size_t index, int wait_status) {
   --running_;
   const bool failed = exit_code_of(wait_status) != 0;
   if (failed || options_.verbose) {
-    say_if_verbose("rank " + std::to_string(index) + ": " + describe_end(wait_status));
+    say_if_verbose(name_of(index) + ": " + describe_end(wait_status));
   }
   stopping_ = stopping_ || (failed && interrupted_by_ == 0);
   if (running_ == 0) return finish();
@@ -200,7 +200,8 @@ void Job::on_signal(int signal) {
   interrupted_first_ = !stopping_;
   command({.kind = GuardCommand::Kind::kSignal, .signal = signal});
   say("khorusrun: " + std::string(::strsignal(signal)) + ": passed on to " +
-      std::to_string(running_) + " ranks, waiting for them to end (again: kill them)");
+      (options_.mpi ? std::string("mpirun") : std::to_string(running_) + " ranks") +
+      ", waiting for them to end (again: kill them)");
   if (ended_ > 0) stop_after_grace(SIGTERM);
 }
 
@@ -221,6 +222,7 @@ int Job::conclude() {
   ::waitpid(guard_.pid, nullptr, 0);
   JobOutcome outcome;
   outcome.host = host_name();
+  outcome.by_mpirun = options_.mpi;
   outcome.interrupted_by = interrupted_first_ ? interrupted_by_ : 0;
   if (!options_.output_directory.empty()) {
     outcome.logs = options_.output_directory + "/rank.*/stdout and stderr";
@@ -237,6 +239,10 @@ int Job::conclude() {
   }
   for (const std::string& line : verdict.lines) say(line);
   return verdict.exit_code;
+}
+
+std::string Job::name_of(size_t rank) const {
+  return options_.mpi ? "mpirun" : "rank " + std::to_string(rank);
 }
 
 void Job::say(const std::string& line) { error_->write(line + "\n"); }

@@ -39,6 +39,7 @@ class Job {
   };
 
   Status open_streams();
+  static void separate_ranks(const std::string& pattern, RankStream::Options* options);
   Status open_logs(size_t rank, Descriptor* standard_output, Descriptor* standard_error);
   void resume_streams();
 
@@ -56,6 +57,7 @@ class Job {
   void finish();
 
   int conclude();
+  std::string name_of(size_t rank) const;
   void say(const std::string& line);
   void say_if_verbose(const std::string& line);
 

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "core/launch/job.h"
+#include "core/launch/mpirun.h"
 
 namespace khorus::launch {
 namespace {
@@ -45,7 +46,7 @@ Result<Descriptor> create_log(const std::filesystem::path& path) {
 }  // namespace
 
 Status Job::open_logs(size_t rank, Descriptor* standard_output, Descriptor* standard_error) {
-  if (options_.output_directory.empty()) return Status();
+  if (options_.output_directory.empty() || options_.mpi) return Status();  // mpirun writes its own
   const auto folder =
       std::filesystem::path(options_.output_directory) / ("rank." + padded(rank, ranks_.size()));
   std::error_code error;
@@ -59,13 +60,23 @@ Status Job::open_logs(size_t rank, Descriptor* standard_output, Descriptor* stan
   return Status();
 }
 
+// The one stream is that of mpirun, in which each line says whose it is.
+void Job::separate_ranks(const std::string& pattern, RankStream::Options* options) {
+  options->whole_lines = true;
+  options->prefix_of_line = [pattern](std::string_view* line) {
+    const std::optional<int> rank = take_rank_tag(line);
+    if (!rank) return std::pair(std::string(), false);
+    return std::pair(prefix_of(pattern, static_cast<size_t>(*rank)), true);
+  };
+}
+
 Status Job::open_streams() {
   const auto on_room = [this] { net::asio::post(io_, [this] { resume_streams(); }); };
   error_ = std::make_unique<OutputWriter>(STDERR_FILENO, on_room);
   const bool shared = same_file(STDOUT_FILENO, STDERR_FILENO);
   if (!shared) output_ = std::make_unique<OutputWriter>(STDOUT_FILENO, on_room);
   if (!job_.captured) return Status();
-  const bool alone = ranks_.size() == 1 && !options_.prefix_given;
+  const bool alone = options_.processes == 1 && !options_.prefix_given;
   for (size_t i = 0; i < ranks_.size(); ++i) {
     RankStream::Options output, error;
     if (Status status = open_logs(i, &output.log, &error.log); !status.ok()) return status;
@@ -74,6 +85,7 @@ Status Job::open_streams() {
     for (RankStream::Options* options : {&output, &error}) {
       options->whole_lines = !alone;
       if (!alone) options->prefix = prefix_of(options_.prefix, i);
+      if (options_.mpi) separate_ranks(alone ? "" : options_.prefix, options);
       options->log_failed = [this, i](const std::string& why) {
         say("khorusrun: the log of rank " + std::to_string(i) + " ends here: " + why);
       };

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "core/base/status_page.h"
+#include "core/launch/mpirun.h"
 #include "core/launch/program.h"
 #include "khorus/options.h"
 
@@ -69,11 +70,14 @@ std::string share_cores(int processes, Variables* variables) {
          " cores, " + std::to_string(processes) + " ranks); set it to choose another number";
 }
 
-std::vector<std::string> rank_environment(Variables variables, int rank, int processes) {
-  variables["KHORUS_RANK"] = variables["KHORUS_LOCAL_RANK"] = std::to_string(rank);
-  variables["KHORUS_SIZE"] = variables["KHORUS_LOCAL_SIZE"] = std::to_string(processes);
-  variables["KHORUS_CROSS_RANK"] = "0";
-  variables["KHORUS_CROSS_SIZE"] = "1";
+void set_place(int rank, int processes, Variables* variables) {
+  (*variables)["KHORUS_RANK"] = (*variables)["KHORUS_LOCAL_RANK"] = std::to_string(rank);
+  (*variables)["KHORUS_SIZE"] = (*variables)["KHORUS_LOCAL_SIZE"] = std::to_string(processes);
+  (*variables)["KHORUS_CROSS_RANK"] = "0";
+  (*variables)["KHORUS_CROSS_SIZE"] = "1";
+}
+
+std::vector<std::string> entries_of(const Variables& variables) {
   std::vector<std::string> entries;
   for (const auto& [name, value] : variables) entries.push_back(name + "=" + value);
   return entries;
@@ -116,11 +120,23 @@ Status give_status_page(RankPlan* rank, RankEnds* ends) {
   return rank->status_page ? Status() : failed_call("fcntl");
 }
 
-Status plan_rank(int rank, const LaunchOptions& options, const Variables& variables,
-                 PreparedJob* job) {
+// What ranks on other hosts must have of it; mpirun's own host passes everything on.
+std::vector<std::string> names_to_forward(const Variables& variables) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : variables) {
+    if (name.starts_with("KHORUS_") || name.starts_with("HOROVOD_") || name == "OMP_NUM_THREADS" ||
+        name == "PYTHONUNBUFFERED" || name == "LD_LIBRARY_PATH") {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+Status plan_rank(int rank, const LaunchOptions& options, Variables variables, PreparedJob* job) {
   RankPlan plan;
   RankEnds ends;
-  plan.environment = rank_environment(variables, rank, options.processes);
+  if (!options.mpi) set_place(rank, options.processes, &variables);
+  plan.environment = entries_of(variables);
   if (rank > 0 || !may_read_standard_input()) {
     plan.standard_input = Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
     if (!plan.standard_input) return failed_call("open /dev/null");
@@ -128,8 +144,10 @@ Status plan_rank(int rank, const LaunchOptions& options, const Variables& variab
   if (job->captured) {
     if (Status status = capture_output(&plan, &ends); !status.ok()) return status;
   }
-  if (Status status = give_key(job->key, &plan); !status.ok()) return status;
-  if (Status status = give_status_page(&plan, &ends); !status.ok()) return status;
+  if (!options.mpi) {
+    if (Status status = give_key(job->key, &plan); !status.ok()) return status;
+    if (Status status = give_status_page(&plan, &ends); !status.ok()) return status;
+  }
   job->plan.ranks.push_back(std::move(plan));
   job->ends.push_back(std::move(ends));
   return Status();
@@ -139,13 +157,18 @@ Status plan_rank(int rank, const LaunchOptions& options, const Variables& variab
 // rank.
 Result<Variables> job_environment(const LaunchOptions& options, const std::string& job_id) {
   Variables variables = environment_of_this_process();
-  // A job inside a rank of another job is a job of its own; its key comes from here only.
-  for (const char* name : {"KHORUS_KEY_FD", "KHORUS_KEY_FILE", "KHORUS_STATUS_FD", "KHORUS_STORE",
-                           "KHORUS_RANK", "KHORUS_SIZE", "KHORUS_LOCAL_RANK", "KHORUS_LOCAL_SIZE",
-                           "KHORUS_CROSS_RANK", "KHORUS_CROSS_SIZE"}) {
+  // A job inside a rank of another job is a job of its own; its key comes from here only, but
+  // through mpirun from the user's file, if there is one.
+  if (!options.mpi) variables.erase("KHORUS_KEY_FILE");
+  for (const char* name :
+       {"KHORUS_KEY_FD", "KHORUS_STATUS_FD", "KHORUS_STORE", "KHORUS_RANK", "KHORUS_SIZE",
+        "KHORUS_LOCAL_RANK", "KHORUS_LOCAL_SIZE", "KHORUS_CROSS_RANK", "KHORUS_CROSS_SIZE"}) {
     variables.erase(name);
   }
   for (const auto& [name, value] : options.environment) variables[name] = value;
+  if (options.mpi && variables.count("HOROVOD_CPU_OPERATIONS") == 0) {
+    variables.emplace("KHORUS_BACKEND", "mpi");
+  }
   variables["KHORUS_JOB_ID"] = job_id;
   Variables to_check = variables;
   std::erase_if(to_check, [](const auto& variable) {  // stale places that the ranks' own will hide
@@ -169,16 +192,21 @@ Result<PreparedJob> prepare_job(const LaunchOptions& options) {
   job.notice = share_cores(options.processes, &*variables);
   Result<Program> program = find_program(options.program);
   if (!program.ok()) return program.status();
-  job.plan.program = std::move(program->path);
-  job.plan.arguments = std::move(program->arguments);
-  job.captured =
-      options.processes > 1 || !::isatty(STDOUT_FILENO) || !options.output_directory.empty();
+  job.captured = options.processes > 1 || options.mpi || !::isatty(STDOUT_FILENO) ||
+                 !options.output_directory.empty();
   // A Python that writes to a pipe keeps kilobytes back; what it printed last would die with it.
   if (program->is_python && job.captured) variables->emplace("PYTHONUNBUFFERED", "1");
+  if (options.mpi) {
+    program = mpirun_program(options, *program, names_to_forward(*variables));
+    if (!program.ok()) return program.status();
+  }
+  job.plan.program = std::move(program->path);
+  job.plan.arguments = std::move(program->arguments);
   Result<net::JobKey> key = net::JobKey::generate();
   if (!key.ok()) return key.status();
   job.key = *key;
-  for (int rank = 0; rank < options.processes; ++rank) {
+  const int children = options.mpi ? 1 : options.processes;
+  for (int rank = 0; rank < children; ++rank) {
     if (Status status = plan_rank(rank, options, *variables, &job); !status.ok()) return status;
   }
   return job;

@@ -17,7 +17,8 @@
 
 namespace khorus::launch {
 
-// What one rank gets. A stream without a descriptor is inherited from the launcher.
+// What one rank gets, or mpirun in its place. A stream without a descriptor is inherited from the
+// launcher; mpirun gets no key and no page, for it passes no descriptors on.
 struct RankPlan {
   std::vector<std::string> environment;  // "NAME=value"
   Descriptor standard_input, standard_output, standard_error;
@@ -34,7 +35,7 @@ struct JobPlan {
   rlimit open_files{};
 };
 
-// The launcher's ends for one rank. Without captured output there is none.
+// The launcher's ends for one rank. Without captured output, or a page, there is none.
 struct RankEnds {
   Descriptor standard_output, standard_error;
   Descriptor status_page;

@@ -146,6 +146,12 @@ class Parser {
       case FlagAction::kVerbose:
         options_.verbose = true;
         break;
+      case FlagAction::kMpi:
+        options_.mpi = true;
+        break;
+      case FlagAction::kMpiArguments:
+        options_.mpi_args = text;
+        break;
       case FlagAction::kDisableCache:
         options_.environment["KHORUS_CACHE_CAPACITY"] = "0";
         break;
@@ -213,6 +219,9 @@ class Parser {
     if (nodes_ > 1 || node_rank_ > 0) {
       return refused("more than one host is not supported yet (--nnodes " + std::to_string(nodes_) +
                      ", --node-rank " + std::to_string(node_rank_) + ")");
+    }
+    if (!options_.mpi && !options_.mpi_args.empty()) {
+      return refused("--mpi-args \"" + options_.mpi_args + "\" need --mpi");
     }
     if (options_.processes == 0) options_.processes = slots_;
     if (options_.processes == 0) return refused("how many ranks? Give -np N");

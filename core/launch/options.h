@@ -24,6 +24,8 @@ struct LaunchOptions {
   bool prefix_given = false;             // also with one rank
   double failure_grace_s = 5;
   bool verbose = false;
+  bool mpi = false;                                // through Open MPI's mpirun
+  std::string mpi_args;                            // more words for it
   std::map<std::string, std::string> environment;  // of knobs given as flags
   std::vector<std::string> program;                // and its arguments, untouched
 };
@@ -41,6 +43,8 @@ enum class FlagAction : uint8_t {
   kNoPrefix,
   kFailureGrace,
   kVerbose,
+  kMpi,
+  kMpiArguments,
   kNodes,
   kNodeRank,
   kDisableCache,

@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <tuple>
 
 namespace khorus::launch {
 namespace {
@@ -65,10 +66,14 @@ void RankStream::take(std::string_view bytes) {
 }
 
 void RankStream::take_line(std::string_view line) {
+  bool rank_spoke = true;
+  std::string prefix;
+  if (options_.prefix_of_line) std::tie(prefix, rank_spoke) = options_.prefix_of_line(&line);
   if (options_.whole_lines) {
-    batch_ += options_.prefix;
+    batch_ += options_.prefix_of_line ? prefix : options_.prefix;
     batch_ += line;
   }
+  if (!rank_spoke) return;  // a frame around mpirun's words are nobody's last words
   const size_t begin = line.find_first_not_of(kBlanks);
   if (begin == std::string_view::npos) return;
   line = line.substr(begin, line.find_last_not_of(kBlanks) + 1 - begin);

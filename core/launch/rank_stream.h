@@ -10,6 +10,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "core/launch/descriptor.h"
 #include "core/launch/line_splitter.h"
@@ -22,6 +23,9 @@ class RankStream {
  public:
   struct Options {
     std::string prefix;
+    // Instead of it, if set: takes off what says whose line it is, and returns that one's prefix
+    // and whether a rank spoke.
+    std::function<std::pair<std::string, bool>(std::string_view* line)> prefix_of_line;
     bool whole_lines = true;
     OutputWriter* output = nullptr;
     Descriptor log;  // may be empty

@@ -53,8 +53,10 @@ std::string inheritable(const Descriptor& descriptor) {
   set_stream(rank.standard_output, STDOUT_FILENO);
   set_stream(rank.standard_error, STDERR_FILENO);
   std::vector<std::string> environment = rank.environment;
-  environment.push_back("KHORUS_KEY_FD=" + inheritable(rank.key));
-  environment.push_back("KHORUS_STATUS_FD=" + inheritable(rank.status_page));
+  if (rank.key) environment.push_back("KHORUS_KEY_FD=" + inheritable(rank.key));
+  if (rank.status_page) {
+    environment.push_back("KHORUS_STATUS_FD=" + inheritable(rank.status_page));
+  }
   std::vector<std::string> arguments = plan.arguments;
   ::setrlimit(RLIMIT_NOFILE, &plan.open_files);
   ::sigprocmask(SIG_SETMASK, &plan.signal_mask, nullptr);

@@ -75,6 +75,32 @@ std::string describe_consequences(const JobOutcome& job, int culprit) {
   return sentence;
 }
 
+std::string where_logs_are(const JobOutcome& job) {
+  return "khorusrun:   logs: " +
+         (job.logs.empty() ? "not kept; --output-filename DIR keeps them" : job.logs);
+}
+
+// Which rank it was is among mpirun's own words, above these lines.
+Verdict judge_mpirun(const JobOutcome& job) {
+  const RankOutcome& mpirun = job.ranks.front();
+  Verdict verdict;
+  verdict.exit_code = exit_code_of(mpirun.wait_status);
+  if (verdict.exit_code == 0) return verdict;
+  if (job.interrupted_by != 0) {
+    verdict.exit_code = 128 + job.interrupted_by;
+    verdict.lines.push_back("khorusrun: interrupted by " + signal_name(job.interrupted_by) +
+                            ": mpirun " + (mpirun.stopped_with == SIGKILL ? "killed" : "ended"));
+    return verdict;
+  }
+  verdict.lines.push_back("khorusrun: mpirun failed: " + describe_end(mpirun.wait_status) +
+                          " (pid " + std::to_string(mpirun.pid) + " on " + job.host + ")");
+  if (!mpirun.last_words.empty()) {
+    verdict.lines.push_back("khorusrun:   last words of a rank: " + shortened(mpirun.last_words));
+  }
+  verdict.lines.push_back(where_logs_are(job));
+  return verdict;
+}
+
 Verdict judge_interrupted(const JobOutcome& job) {
   Verdict verdict;
   std::vector<int> ended, killed;
@@ -96,6 +122,7 @@ Verdict judge_interrupted(const JobOutcome& job) {
 }  // namespace
 
 Verdict judge(const JobOutcome& job) {
+  if (job.by_mpirun) return judge_mpirun(job);
   if (job.interrupted_by != 0) return judge_interrupted(job);
   const std::optional<int> culprit = find_culprit(job.ranks);
   if (!culprit) return {};
@@ -114,8 +141,7 @@ Verdict judge(const JobOutcome& job) {
   }
   const std::string consequences = describe_consequences(job, *culprit);
   if (!consequences.empty()) lines.push_back("khorusrun:   because of it: " + consequences);
-  lines.push_back("khorusrun:   logs: " +
-                  (job.logs.empty() ? "not kept; --output-filename DIR keeps them" : job.logs));
+  lines.push_back(where_logs_are(job));
   return verdict;
 }
 

@@ -23,6 +23,7 @@ struct RankOutcome {
 struct JobOutcome {
   std::vector<RankOutcome> ranks;
   int interrupted_by = 0;  // the user's first signal, if it came before any failure
+  bool by_mpirun = false;  // `ranks` is mpirun alone, and knows less
   std::string host;
   std::string logs;  // where they are; empty: none were kept
 };

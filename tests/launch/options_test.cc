@@ -8,6 +8,7 @@
 
 #include "core/launch/help.h"
 #include "core/launch/hosts.h"
+#include "core/launch/mpirun.h"
 
 namespace khorus::launch {
 namespace {
@@ -82,8 +83,8 @@ TEST(Options, ErrorsSayWhich) {
 
 TEST(Options, WhatIsNotBuiltSaysSo) {
   for (const char* flag :
-       {"--mpi", "--mpi-args", "--min-np", "--max-np", "--host-discovery-script",
-        "--elastic-timeout", "--reset-limit", "--slots-per-host", "--ssh-port", "--config-file",
+       {"--jsrun", "--min-np", "--max-np", "--host-discovery-script", "--elastic-timeout",
+        "--reset-limit", "--slots-per-host", "--ssh-port", "--config-file",
         "--hierarchical-allreduce", "--blacklist-cooldown-range", "--as-horovod"}) {
     const std::string error = error_of({flag, "1", "-np", "1", "prog"});
     EXPECT_TRUE(contains(error, flag) && contains(error, "not built yet")) << error;
@@ -93,6 +94,40 @@ TEST(Options, WhatIsNotBuiltSaysSo) {
   EXPECT_TRUE(contains(error_of({"--nnodes", "2", "-np", "1", "p"}), "more than one host"));
   EXPECT_EQ(parsed({"--nnodes=1", "--node-rank=0", "--gloo", "-np", "1", "p"}).processes, 1);
   EXPECT_EQ(parsed({"-H", host_name() + ":2", "p"}).processes, 2);
+}
+
+TEST(Options, MpirunHasArgumentsOfItsOwn) {
+  EXPECT_FALSE(parsed({"-np", "1", "p"}).mpi);
+  const LaunchOptions options = parsed({"--mpi", "--mpi-args=-x A --map-by slot", "-np", "1", "p"});
+  EXPECT_TRUE(options.mpi);
+  EXPECT_EQ(options.mpi_args, "-x A --map-by slot");
+  EXPECT_TRUE(contains(error_of({"--mpi-args", "-v", "-np", "1", "p"}), "need --mpi"));
+}
+
+TEST(Mpirun, ArgumentsAreSplitAsAShellSplitsThem) {
+  const auto words = [](const std::string& text) { return *split_words(text); };
+  EXPECT_EQ(words(""), std::vector<std::string>());
+  EXPECT_EQ(words(" -x  A=\"b c\" --v '$x'"),
+            (std::vector<std::string>{"-x", "A=b c", "--v", "$x"}));
+  for (const char* bad : {"\"open", "a; b", "$(date)", "a | b", "$KHORUS_TEST_NO_SUCH_VARIABLE"}) {
+    const auto refused = split_words(bad);
+    ASSERT_EQ(refused.status().code(), StatusCode::kInvalidArgument) << bad;
+    EXPECT_TRUE(contains(refused.status().message(), bad)) << refused.status().message();
+  }
+}
+
+TEST(Mpirun, TagsSayWhoseLineItIs) {
+  const auto rank_and_rest = [](std::string_view line) {
+    const int rank = take_rank_tag(&line).value_or(-1);
+    return std::pair(rank, std::string(line));
+  };
+  using Pair = std::pair<int, std::string>;
+  EXPECT_EQ(rank_and_rest("[1,3]<stdout>:text\n"), Pair(3, "text\n"));
+  EXPECT_EQ(rank_and_rest("[prterun-a@1,12]<stderr>:"), Pair(12, ""));
+  for (const char* own : {"", "mpirun detected", "[1,3]", "[1,3]<other>:x", "[,]<stdout>:x",
+                          "[1,-3]<stdout>:x", "[1,3", "[1]<stdout>:, x", "x [1,3]<stdout>:y"}) {
+    EXPECT_EQ(rank_and_rest(own), Pair(-1, own));
+  }
 }
 
 TEST(Help, NamesEveryFlag) {

@@ -96,5 +96,23 @@ TEST(Verdict, RanksAreListedShortly) {
   EXPECT_EQ(describe_ranks({0, 1, 2, 5, 7, 8}), "ranks 0-2,5,7-8");
 }
 
+TEST(Verdict, OfMpirunOnlyItsOwnEndIsKnown) {
+  JobOutcome job;
+  job.by_mpirun = true;
+  job.host = "node1";
+  job.ranks = {ended(0, 0, 0)};
+  EXPECT_EQ(judge(job).exit_code, 0);
+  job.ranks = {ended(3, 0, 0)};
+  job.ranks[0].last_words = "no data";
+  EXPECT_EQ(judge(job).exit_code, 3);
+  EXPECT_EQ(all_lines(judge(job)),
+            "khorusrun: mpirun failed: exit code 3 (pid 100 on node1)\n"
+            "khorusrun:   last words of a rank: no data\n"
+            "khorusrun:   logs: not kept; --output-filename DIR keeps them\n");
+  job.interrupted_by = SIGINT;
+  EXPECT_EQ(judge(job).exit_code, 128 + SIGINT);
+  EXPECT_EQ(all_lines(judge(job)), "khorusrun: interrupted by SIGINT: mpirun ended\n");
+}
+
 }  // namespace
 }  // namespace khorus::launch

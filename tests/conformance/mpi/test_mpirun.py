@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -31,9 +33,6 @@ class Job:
         self, ranks: int, *command: str, options: tuple[str, ...] = (), **env: str
     ) -> None:
         names = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
-        variables = {
-            k: v for k, v in os.environ.items() if not k.startswith(("KHORUS_", "HOROVOD_"))
-        }
         self.process = subprocess.Popen(
             [MPIRUN, "--oversubscribe", "--bind-to", "none", *options, "-np", str(ranks), *command],
             stdin=subprocess.DEVNULL,
@@ -42,7 +41,7 @@ class Job:
             text=True,
             errors="replace",
             start_new_session=True,
-            env={**variables, **dict.fromkeys(names, "1"), **env},
+            env={**own_environment(), **dict.fromkeys(names, "1"), **env},
         )
         self.changed = threading.Condition()
         self.lines: list[str] = []
@@ -161,6 +160,131 @@ class Engine(MpirunTest):
         )
         self.assertNotEqual(run.returncode, 0)
         self.assertIn("started by another MPI's launcher (PMI_RANK is set", run.stderr)
+
+
+class Khorusrun(unittest.TestCase):
+    """khorusrun --mpi."""
+
+    def run_job(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / "khorusrun", "--mpi", *arguments],
+            env={**own_environment(), **env},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    def test_ranks_meet_and_their_lines_have_prefixes(self) -> None:
+        for ranks in (1, 2, 4, 8):
+            with self.subTest(ranks=ranks):
+                run = self.run_job("-np", str(ranks), str(BIN / "allreduce_hello"))
+                self.assertEqual(run.returncode, 0, run.stderr)
+                total = ranks * (ranks - 1) // 2
+                expected = [
+                    ("" if ranks == 1 else f"rank {rank}: ")
+                    + f"hello from rank {rank} of {ranks} (local rank {rank} of {ranks}): "
+                    f"the ranks sum to {total}"
+                    for rank in range(ranks)
+                ]
+                self.assertEqual(sorted(run.stdout.splitlines()), expected)
+
+    def test_the_data_moves_over_mpi_unless_asked_otherwise(self) -> None:
+        chosen: tuple[tuple[tuple[str, ...], str], ...] = (
+            ((), "mpi"),
+            (("--backend", "gloo"), "gloo"),
+        )
+        for arguments, backend in chosen:
+            run = self.run_job(*arguments, "-np", "2", "--log-level", "info",
+                               str(BIN / "allreduce_hello"))  # fmt: skip
+            self.assertEqual(run.returncode, 0, run.stderr)
+            self.assertRegex(run.stderr, rf"rank 0: .*info\] backend {backend}\b")
+            self.assertIn("rank and size come from mpirun (Open MPI)", run.stderr)
+
+    def test_exit_code_last_words_and_logs(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            words = 'echo "out $OMPI_COMM_WORLD_RANK"; echo "bad data" >&2; exit 3'
+            run = self.run_job("-np", "2", "--output-filename", folder, "sh", "-c", words)
+            self.assertEqual(run.returncode, 3, run.stderr)
+            self.assertIn("khorusrun: mpirun failed: exit code 3", run.stderr)
+            self.assertIn("last words of a rank: bad data", run.stderr)
+            logs = Path(folder)
+            self.assertEqual((logs / "rank.0" / "stdout").read_text(), "out 0\n")
+            self.assertEqual((logs / "rank.1" / "stderr").read_text(), "bad data\n")
+
+    def test_more_arguments_for_mpirun(self) -> None:
+        run = self.run_job("--mpi-args", "-x 'WORD=two words'", "-np", "1", "sh", "-c",
+                           'echo "$WORD"')  # fmt: skip
+        self.assertEqual((run.returncode, run.stdout), (0, "two words\n"), run.stderr)
+        run = self.run_job("--mpi-args", "'open", "-np", "1", "true")
+        self.assertEqual(run.returncode, 2)
+        self.assertIn("--mpi-args \"'open\" cannot be split into words", run.stderr)
+
+    def test_another_mpi_or_none_is_named(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            run = self.run_job("-np", "1", "/bin/true", PATH=folder)
+            self.assertEqual(run.returncode, 127)
+            self.assertIn('cannot run "mpirun": not found in PATH; --mpi starts', run.stderr)
+            mpich = Path(folder) / "mpirun"
+            mpich.write_text("#!/bin/sh\necho HYDRA build details:\n")
+            mpich.chmod(0o755)
+            run = self.run_job("-np", "1", "/bin/true", PATH=f"{folder}:/usr/bin:/bin")
+            self.assertEqual(run.returncode, 127)
+            self.assertIn("is not Open MPI's (it says \"HYDRA build details:\")", run.stderr)
+
+    def test_ranks_end_with_the_launcher(self) -> None:
+        for number in (signal.SIGKILL, signal.SIGINT):
+            with self.subTest(signal=number):
+                reading, writing = os.pipe()
+                process = subprocess.Popen(
+                    [BIN / "khorusrun", "--mpi", "-np", "2", "cat"],
+                    env=own_environment(),
+                    stdin=reading,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                self.addCleanup(process.kill)
+                assert process.stdout is not None
+                self.addCleanup(process.stdout.close)
+                os.write(writing, b"ready\n")  # mpirun gives its input to rank 0
+                self.assertEqual(process.stdout.readline(), "rank 0: ready\n")
+                ranks = ranks_below(process.pid, "cat")
+                self.assertGreaterEqual(len(ranks), 1)
+                process.send_signal(number)
+                code = process.wait(PATIENCE_S)
+                self.assertEqual(code, 130 if number == signal.SIGINT else -signal.SIGKILL)
+                for rank in ranks:  # readable when the process is over
+                    self.assertTrue(select.select([rank], [], [], PATIENCE_S)[0])
+                for descriptor in (*ranks, reading, writing):
+                    os.close(descriptor)
+
+
+def own_environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("KHORUS_", "HOROVOD_"))}
+
+
+def ranks_below(launcher: int, name: str) -> list[int]:
+    """Descriptors (pidfd_open) of the processes of that name that descend from `launcher`."""
+    parents: dict[int, int] = {}
+    named = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            text = (entry / "stat").read_text()
+        except OSError:
+            continue
+        pid = int(entry.name)
+        parents[pid] = int(text.rsplit(")", 1)[1].split()[1])
+        if text.split("(", 1)[1].rsplit(")", 1)[0] == name:
+            named.append(pid)
+
+    def descends(pid: int) -> bool:
+        while pid in parents and pid != launcher:
+            pid = parents[pid]
+        return pid == launcher
+
+    return [os.pidfd_open(pid) for pid in named if descends(pid)]
 
 
 class Killed(MpirunTest):
