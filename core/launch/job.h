@@ -39,7 +39,8 @@ class Job {
   };
 
   Status open_streams();
-  static void separate_ranks(const std::string& pattern, RankStream::Options* options);
+  Status name_speakers(bool with_prefix, size_t child, RankStream::Options* output,
+                       RankStream::Options* error);
   Status open_logs(size_t rank, Descriptor* standard_output, Descriptor* standard_error);
   void resume_streams();
 

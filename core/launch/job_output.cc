@@ -8,7 +8,6 @@
 #include <filesystem>
 
 #include "core/launch/job.h"
-#include "core/launch/mpirun.h"
 
 namespace khorus::launch {
 namespace {
@@ -46,9 +45,9 @@ Result<Descriptor> create_log(const std::filesystem::path& path) {
 }  // namespace
 
 Status Job::open_logs(size_t rank, Descriptor* standard_output, Descriptor* standard_error) {
-  if (options_.output_directory.empty() || options_.mpi) return Status();  // mpirun writes its own
-  const auto folder =
-      std::filesystem::path(options_.output_directory) / ("rank." + padded(rank, ranks_.size()));
+  if (options_.output_directory.empty()) return Status();
+  const auto folder = std::filesystem::path(options_.output_directory) /
+                      ("rank." + padded(rank, static_cast<size_t>(options_.processes)));
   std::error_code error;
   std::filesystem::create_directories(folder, error);  // a failure shows when a file is created
   Result<Descriptor> output = create_log(folder / "stdout");
@@ -60,14 +59,24 @@ Status Job::open_logs(size_t rank, Descriptor* standard_output, Descriptor* stan
   return Status();
 }
 
-// The one stream is that of mpirun, in which each line says whose it is.
-void Job::separate_ranks(const std::string& pattern, RankStream::Options* options) {
-  options->whole_lines = true;
-  options->prefix_of_line = [pattern](std::string_view* line) {
-    const std::optional<int> rank = take_rank_tag(line);
-    if (!rank) return std::pair(std::string(), false);
-    return std::pair(prefix_of(pattern, static_cast<size_t>(*rank)), true);
-  };
+// Child `child` is one rank, or mpirun, through whose streams all ranks speak.
+Status Job::name_speakers(bool with_prefix, size_t child, RankStream::Options* output,
+                          RankStream::Options* error) {
+  const size_t first = options_.mpi ? 0 : child;
+  const size_t last = options_.mpi ? static_cast<size_t>(options_.processes) - 1 : child;
+  for (size_t rank = first; rank <= last; ++rank) {
+    RankStream::Speaker out, err;
+    if (Status status = open_logs(rank, &out.log, &err.log); !status.ok()) return status;
+    if (with_prefix) out.prefix = err.prefix = prefix_of(options_.prefix, rank);
+    if (options_.mpi) {
+      output->tagged.push_back(std::move(out));
+      error->tagged.push_back(std::move(err));
+    } else {
+      output->rank = std::move(out);
+      error->rank = std::move(err);
+    }
+  }
+  return Status();
 }
 
 Status Job::open_streams() {
@@ -79,15 +88,13 @@ Status Job::open_streams() {
   const bool alone = options_.processes == 1 && !options_.prefix_given;
   for (size_t i = 0; i < ranks_.size(); ++i) {
     RankStream::Options output, error;
-    if (Status status = open_logs(i, &output.log, &error.log); !status.ok()) return status;
+    if (Status status = name_speakers(!alone, i, &output, &error); !status.ok()) return status;
     output.output = shared ? error_.get() : output_.get();
     error.output = error_.get();
     for (RankStream::Options* options : {&output, &error}) {
-      options->whole_lines = !alone;
-      if (!alone) options->prefix = prefix_of(options_.prefix, i);
-      if (options_.mpi) separate_ranks(alone ? "" : options_.prefix, options);
+      options->whole_lines = !alone || options_.mpi;
       options->log_failed = [this, i](const std::string& why) {
-        say("khorusrun: the log of rank " + std::to_string(i) + " ends here: " + why);
+        say("khorusrun: a log of " + name_of(i) + " ends here: " + why);
       };
     }
     ranks_[i].standard_output = std::make_unique<RankStream>(

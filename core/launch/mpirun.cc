@@ -73,9 +73,6 @@ Result<Program> mpirun_program(const LaunchOptions& options, const Program& prog
   // core unless --mpi-args say so.
   add({"--allow-run-as-root", "--oversubscribe", "--tag-output"});
   if (options.mpi_args.find("bind-to") == std::string::npos) add({"--bind-to", "none"});
-  if (!options.output_directory.empty()) {
-    add({"--output-filename", options.output_directory + ":nojobid"});
-  }
   for (const std::string& name : variables) add({"-x", name});
   arguments.insert(arguments.end(), words->begin(), words->end());
   add({"-np", std::to_string(options.processes), program.path});

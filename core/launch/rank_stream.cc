@@ -6,7 +6,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <tuple>
+
+#include "core/launch/mpirun.h"
 
 namespace khorus::launch {
 namespace {
@@ -55,7 +56,7 @@ void RankStream::wait() {
 }
 
 void RankStream::take(std::string_view bytes) {
-  write_log(bytes);
+  write_log(bytes, &options_.rank.log);
   lines_.feed(bytes, [this](std::string_view line) { take_line(line); });
   if (!options_.whole_lines) {
     options_.output->write(std::string(bytes));
@@ -66,28 +67,31 @@ void RankStream::take(std::string_view bytes) {
 }
 
 void RankStream::take_line(std::string_view line) {
-  bool rank_spoke = true;
-  std::string prefix;
-  if (options_.prefix_of_line) std::tie(prefix, rank_spoke) = options_.prefix_of_line(&line);
+  Speaker* speaker = &options_.rank;
+  if (!options_.tagged.empty()) {
+    const size_t rank = static_cast<size_t>(take_rank_tag(&line).value_or(-1));
+    speaker = rank < options_.tagged.size() ? &options_.tagged[rank] : nullptr;
+    if (speaker) write_log(line, &speaker->log);
+  }
   if (options_.whole_lines) {
-    batch_ += options_.prefix_of_line ? prefix : options_.prefix;
+    if (speaker) batch_ += speaker->prefix;
     batch_ += line;
   }
-  if (!rank_spoke) return;  // a frame around mpirun's words are nobody's last words
+  if (!speaker) return;  // mpirun's own words
   const size_t begin = line.find_first_not_of(kBlanks);
   if (begin == std::string_view::npos) return;
   line = line.substr(begin, line.find_last_not_of(kBlanks) + 1 - begin);
   last_line_.assign(line.substr(0, kLastLineBytes));
 }
 
-void RankStream::write_log(std::string_view bytes) {
-  while (options_.log && !bytes.empty()) {
-    const ssize_t written = ::write(options_.log.get(), bytes.data(), bytes.size());
+void RankStream::write_log(std::string_view bytes, Descriptor* log) {
+  while (*log && !bytes.empty()) {
+    const ssize_t written = ::write(log->get(), bytes.data(), bytes.size());
     if (written >= 0) {
       bytes.remove_prefix(static_cast<size_t>(written));
     } else if (errno != EINTR) {
       options_.log_failed(std::strerror(errno));
-      options_.log.reset();
+      log->reset();
     }
   }
 }

@@ -10,7 +10,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <vector>
 
 #include "core/launch/descriptor.h"
 #include "core/launch/line_splitter.h"
@@ -21,14 +21,17 @@ namespace khorus::launch {
 
 class RankStream {
  public:
-  struct Options {
+  // Whose lines they are.
+  struct Speaker {
     std::string prefix;
-    // Instead of it, if set: takes off what says whose line it is, and returns that one's prefix
-    // and whether a rank spoke.
-    std::function<std::pair<std::string, bool>(std::string_view* line)> prefix_of_line;
+    Descriptor log;  // may be empty
+  };
+  struct Options {
+    Speaker rank;
+    // Of mpirun's stream instead, in which a tag says whose line it is: each rank.
+    std::vector<Speaker> tagged;
     bool whole_lines = true;
     OutputWriter* output = nullptr;
-    Descriptor log;  // may be empty
     // Called once if the log file cannot be written any more.
     std::function<void(const std::string& why)> log_failed;
   };
@@ -42,7 +45,7 @@ class RankStream {
   void resume();
   // Nobody will write any more: takes what is there, without waiting, and closes the stream.
   void drain();
-  // The last line that is not blank, without its end; empty if there was none.
+  // A rank's last line that is not blank, without its end; empty if there was none.
   const std::string& last_line() const noexcept { return last_line_; }
 
  private:
@@ -52,7 +55,7 @@ class RankStream {
   void wait();
   void take(std::string_view bytes);
   void take_line(std::string_view line);
-  void write_log(std::string_view bytes);
+  void write_log(std::string_view bytes, Descriptor* log);
   void close();
 
   net::asio::posix::stream_descriptor stream_;

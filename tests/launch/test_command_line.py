@@ -87,7 +87,7 @@ class CommandLine(LaunchTest):
         for arguments, what in (
             (["true"], "-np"),
             (["-np", "2", "-H", "elsewhere:2", "true"], 'host "elsewhere"'),
-            (["-np", "2", "--mpi", "true"], "--mpi is not built yet"),
+            (["-np", "2", "--jsrun", "true"], "--jsrun is not built yet"),
             (["-np", "2", "--min-np", "1", "true"], "--min-np is not built yet"),
             (["--nonsense", "true"], "unknown option --nonsense"),
             (["-np", "1", "--cycle-time-ms", "x", "true"], "--cycle-time-ms"),

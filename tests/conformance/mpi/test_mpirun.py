@@ -218,7 +218,7 @@ class Khorusrun(unittest.TestCase):
         self.assertEqual((run.returncode, run.stdout), (0, "two words\n"), run.stderr)
         run = self.run_job("--mpi-args", "'open", "-np", "1", "true")
         self.assertEqual(run.returncode, 2)
-        self.assertIn("--mpi-args \"'open\" cannot be split into words", run.stderr)
+        self.assertIn('--mpi-args "\'open" cannot be split into words', run.stderr)
 
     def test_another_mpi_or_none_is_named(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +230,7 @@ class Khorusrun(unittest.TestCase):
             mpich.chmod(0o755)
             run = self.run_job("-np", "1", "/bin/true", PATH=f"{folder}:/usr/bin:/bin")
             self.assertEqual(run.returncode, 127)
-            self.assertIn("is not Open MPI's (it says \"HYDRA build details:\")", run.stderr)
+            self.assertIn('is not Open MPI\'s (it says "HYDRA build details:")', run.stderr)
 
     def test_ranks_end_with_the_launcher(self) -> None:
         for number in (signal.SIGKILL, signal.SIGINT):
