@@ -26,12 +26,14 @@ wire::ResponseTensor tensor_of(Variant&& variant, const wire::RankSet& needed) {
   return tensor;
 }
 
-// A tensor of an error response: only its name and kind count.
+// A tensor of an error response: only what it is known by counts.
 wire::ResponseTensor named(const wire::Request& request) {
   wire::ResponseTensor tensor;
   tensor.request.kind = request.kind;
   tensor.request.process_set = request.process_set;
   tensor.request.name = request.name;
+  tensor.request.root_rank = request.root_rank;
+  tensor.request.peer = request.peer;
   return tensor;
 }
 

@@ -47,8 +47,9 @@ struct TableEntry {
 
 class RequestTable {
  public:
-  // Adds a contribution. `needed` is used when the entry is new. Returns the entry, or null when a
-  // rank of the contribution is there already or does not belong to `needed` (a protocol error).
+  // Adds a contribution. `needed` follows from its key, so it is the same for all of an entry.
+  // Returns the entry, or null when a rank of the contribution is there already or does not belong
+  // to `needed` (a protocol error).
   TableEntry* add(wire::Contribution contribution, const wire::RankSet& needed, TimeUs now);
 
   TableEntry* find(const TensorKey& key);

@@ -1,6 +1,8 @@
-// TensorKey: what an operation is matched by across ranks: its process set and its name.
+// TensorKey: what an operation is matched by across ranks: its process set and its name; of a
+// send/recv also the two ranks, so that every rank that has to submit it knows it by the same key.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -15,11 +17,17 @@ namespace khorus::protocol {
 struct TensorKey {
   ProcessSetId process_set = kGlobalProcessSet;
   std::string name;
+  int32_t lower = -1;  // of a send/recv the two ranks, whoever sends; else -1
+  int32_t upper = -1;
   bool operator==(const TensorKey&) const = default;
 };
 
 inline TensorKey key_of(const wire::Request& request) {
-  return {request.process_set, request.name};
+  TensorKey key{request.process_set, request.name};
+  if (request.kind != OpKind::kSendRecv) return key;
+  key.lower = std::min(request.root_rank, request.peer);
+  key.upper = std::max(request.root_rank, request.peer);
+  return key;
 }
 
 // A rank has at most one join under way.
@@ -27,8 +35,10 @@ inline constexpr const char* kJoinName = "khorus.internal/join";
 
 struct TensorKeyHash {
   size_t operator()(const TensorKey& key) const noexcept {
+    const auto part = [](int32_t value) { return static_cast<size_t>(value + 1); };
     return std::hash<std::string>()(key.name) ^
-           (static_cast<size_t>(key.process_set) * 0x9E3779B97F4A7C15U);
+           (static_cast<size_t>(key.process_set) * 0x9E3779B97F4A7C15U) ^
+           ((part(key.lower) << 32 | part(key.upper)) * 0xC2B2AE3D27D4EB4FU);
   }
 };
 

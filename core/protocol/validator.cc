@@ -40,6 +40,7 @@ const std::vector<Attribute>& attributes() {
       {"shape", shape_of},
       {"reduction", [](const auto& r) { return std::string(to_string(r.op)); }},
       {"root rank", [](const auto& r) { return std::to_string(r.root_rank); }},
+      {"peer rank", [](const auto& r) { return std::to_string(r.peer); }},
       {"ranks", [](const auto& r) { return r.members.to_string(); }},
       {"device", [](const auto& r) { return std::string(to_string(r.device)); }},
       {"prescale factor", [](const auto& r) { return number(r.prescale); }},

@@ -72,6 +72,7 @@ TEST(Validator, EveryAttributeHasItsWords) {
   const auto of = [](auto change) { return message(weight(), RankSet::single(1), change); };
   EXPECT_THAT(of([](auto& r) { r.root_rank = 2; }),
               HasSubstr("root rank 0 on ranks 0,2-7 and 2 on"));
+  EXPECT_THAT(of([](auto& r) { r.peer = 2; }), HasSubstr("peer rank -1 on ranks 0,2-7 and 2 on"));
   EXPECT_THAT(of([](auto& r) { r.device = DeviceKind::kCuda; }), HasSubstr("device cpu on"));
   EXPECT_THAT(of([](auto& r) { r.prescale = 0.25; }), HasSubstr("prescale factor 1 on"));
   EXPECT_THAT(of([](auto& r) { r.postscale = 0.125; }), HasSubstr("and 0.125 on rank 1 (gpu-01)"));
