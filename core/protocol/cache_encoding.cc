@@ -45,14 +45,14 @@ wire::Contribution from_cache(const ResponseCache::Entry& entry, wire::RankSet r
 }
 
 // What differs by rank must be there once per rank, and only where it belongs.
-bool well_formed(const wire::Contribution& contribution) {
+bool well_formed(const wire::Contribution& contribution, const ProcessSets& sets) {
   const auto ranks = static_cast<size_t>(contribution.ranks.count());
   const OpKind kind = contribution.request.kind;
   return contribution.extents.size() == (kind == OpKind::kAllgather ? ranks : 0) &&
          contribution.payloads.size() == (kind == OpKind::kExchange ? ranks : 0) &&
          ((kind != OpKind::kAllgather && kind != OpKind::kAlltoall) ||
           !contribution.request.shape.empty()) &&
-         kind != OpKind::kJoin;
+         sets.can_be_changed_by(contribution.request) && kind != OpKind::kJoin;
 }
 
 wire::RankSet intersection(const wire::RankSet& a, const wire::RankSet& b) {
@@ -89,7 +89,7 @@ std::vector<wire::Contribution> expand_report(const wire::Report& report,
     const wire::RankSet needed = sets.needed(contribution.request);
     if (sets.find(contribution.request.process_set) == nullptr) {
       *error = "an unknown process set " + std::to_string(contribution.request.process_set);
-    } else if (!well_formed(contribution)) {
+    } else if (!well_formed(contribution, sets)) {
       *error = "a malformed " + describe(contribution.request);
     } else if (contribution.ranks.empty() || !subtree.contains_all(contribution.ranks) ||
                !needed.contains_all(contribution.ranks)) {

@@ -34,6 +34,12 @@ Status Node::State::refusal_of(const wire::Request& request) const {
                                                     std::to_string(request.process_set) +
                                                     " (ranks " + members->to_string() + ")");
   }
+  if (!sets.can_be_changed_by(request)) {
+    return Status(StatusCode::kInvalidArgument,
+                  describe(request) + ": ranks " + request.members.to_string() + ", shape " +
+                      to_string(request.shape) + ": add some of the " +
+                      std::to_string(options.size) + " ranks, or remove one set by its id");
+  }
   if (!sets.needed(request).contains(options.rank)) {
     return Status(StatusCode::kInvalidArgument,
                   describe(request) + ": from rank " + std::to_string(request.root_rank) +

@@ -32,6 +32,12 @@ ProcessSetId ProcessSets::add(wire::RankSet members) {
 
 void ProcessSets::remove(ProcessSetId id) { sets_.erase(id); }
 
+bool ProcessSets::can_be_changed_by(const wire::Request& request) const {
+  if (request.kind == OpKind::kRemoveProcessSet) return request.shape.size() == 1;
+  if (request.kind != OpKind::kAddProcessSet) return true;
+  return !request.members.empty() && find(kGlobalProcessSet)->contains_all(request.members);
+}
+
 bool ProcessSets::removable(ProcessSetId id) const noexcept {
   return id != kGlobalProcessSet && find(id) != nullptr;
 }

@@ -28,6 +28,9 @@ class ProcessSets {
   ProcessSetId add(wire::RankSet members);
   // REQUIRES: removable(id).
   void remove(ProcessSetId id);
+  // False for an add_process_set of no ranks or of ranks that are none, and for a
+  // remove_process_set that does not say of which.
+  bool can_be_changed_by(const wire::Request& request) const;
   // Exists, and is not the set of all ranks.
   bool removable(ProcessSetId id) const noexcept;
 

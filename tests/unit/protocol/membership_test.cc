@@ -220,6 +220,48 @@ TEST(ProcessSets, RemovalEndsWhatIsNotAgreed) {
   EXPECT_FALSE(world.output(0).fault.has_value());
 }
 
+TEST(ProcessSets, AnIdThatIsNoneIsRefusedOnAllRanks) {
+  World world(3);
+  world.submit_everywhere(1, add_set(RankSet::of({0, 1})));
+  world.settle();
+  wire::Request wide = remove_set(1);
+  wide.shape = {(int64_t{1} << 32) + 1};  // 1, if it were cut to 32 bits
+  world.submit_everywhere(2, wide);
+  world.settle();
+  for (int rank = 0; rank < 3; ++rank) {
+    EXPECT_EQ(completion_of(world, rank, 2).status.code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(completion_of(world, rank, 2).status.message(),
+                HasSubstr("there is no process set 4294967297"));
+  }
+  for (int rank : {0, 1}) world.submit(rank, 3, in_set(1, "w"));
+  world.settle();
+  EXPECT_EQ(world.output(1).executions.size(), 1U);
+}
+
+TEST(ProcessSets, ChangesThatSayNothingAreRefused) {
+  World world(3);
+  wire::Request unsaid = remove_set(1);
+  unsaid.shape.clear();
+  world.submit(0, 1, unsaid);
+  world.submit(0, 2, add_set(RankSet()));
+  world.submit(0, 3, add_set(RankSet::of({1, 3})));
+  world.settle();
+  for (uint64_t ticket : {1, 2, 3}) {
+    EXPECT_EQ(completion_of(world, 0, ticket).status.code(), StatusCode::kInvalidArgument);
+  }
+  for (const wire::Request& request : {unsaid, add_set(RankSet::of({1, 3}))}) {
+    NodeOptions options;
+    options.size = 3;
+    Node root(options);
+    wire::Report report;
+    wire::Contribution& contribution = report.contributions.emplace_back();
+    contribution.request = request;
+    contribution.ranks = RankSet::single(1);
+    root.receive(1, {0, report}, 0);
+    EXPECT_THAT(root.tick(0).fault->message(), HasSubstr("malformed"));
+  }
+}
+
 // The report of rank 3 is under way when the set is removed.
 TEST(ProcessSets, AReportThatCrossesTheRemovalIsIgnored) {
   NodeOptions options;
