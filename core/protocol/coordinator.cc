@@ -39,9 +39,9 @@ wire::ResponseTensor named(const wire::Request& request) {
 
 }  // namespace
 
-void Coordinator::completed(TableEntry entry, const std::vector<PeerInfo>& peers, TimeUs now) {
-  auto message = mismatch(entry, peers);
-  if (!message) message = objection_to_absence(entry, peers);
+void Coordinator::completed(TableEntry entry, const Roster& roster, TimeUs now) {
+  auto message = mismatch(entry, roster);
+  if (!message) message = objection_to_absence(entry, roster);
   if (message) {
     fail(entry, *message);
     return;
@@ -70,20 +70,20 @@ void Coordinator::completed(TableEntry entry, const std::vector<PeerInfo>& peers
   groups_.erase(key);
 }
 
-void Coordinator::check_groups(const RequestTable& table, const std::vector<PeerInfo>& peers,
-                               TimeUs) {
+void Coordinator::check_groups(const RequestTable& table, const Roster& roster, TimeUs) {
   for (const GroupKey& key : touched_groups_) {
     const auto it = groups_.find(key);
     if (it == groups_.end()) continue;
     const Group& group = it->second;
-    std::string message = "group \"" + key.second + "\": all ranks submitted " +
+    std::string message = "group \"" + key.second + "\"" + describe_set(key.first, roster.sets) +
+                          ": all ranks submitted " +
                           describe(group.complete.front().tensor.request);
     std::string others;
     table.for_each([&](const TableEntry& entry) {
       for (const Variant& variant : entry.variants) {
         if (entry.key.process_set != key.first || variant.request.group != key.second) continue;
         if (!others.empty()) others += ", ";
-        others += describe(variant.request) + " on " + describe_ranks(variant.ranks, peers);
+        others += describe(variant.request) + " on " + describe_ranks(variant.ranks, roster.peers);
       }
     });
     message += ", but the other members differ between ranks";

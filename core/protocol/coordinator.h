@@ -17,6 +17,7 @@
 #include "core/protocol/node.h"
 #include "core/protocol/request_table.h"
 #include "core/protocol/response_cache.h"
+#include "core/protocol/roster.h"
 
 namespace khorus::protocol {
 
@@ -25,10 +26,10 @@ class Coordinator {
   explicit Coordinator(const NodeOptions& options) : options_(options) {}
 
   // An entry that all ranks have submitted, but those that have joined (no longer in the table).
-  void completed(TableEntry entry, const std::vector<PeerInfo>& peers, TimeUs now);
+  void completed(TableEntry entry, const Roster& roster, TimeUs now);
   // After the last completed() of one input: a group of which only some members are complete has
   // different members on different ranks, and fails.
-  void check_groups(const RequestTable& table, const std::vector<PeerInfo>& peers, TimeUs now);
+  void check_groups(const RequestTable& table, const Roster& roster, TimeUs now);
   // All ranks have joined, `last` as the last one.
   void all_joined(int last) { joined_last_ = last; }
   // A set was removed: nothing of it is waited for any more.

@@ -172,10 +172,10 @@ void Node::State::decide(TimeUs now) {
       if (entry == nullptr || !entry->complete()) continue;
       TableEntry complete = std::move(*entry);
       table.erase(key);
-      coordinator->completed(std::move(complete), peers, now);
+      coordinator->completed(std::move(complete), roster(), now);
     }
     to_pass_on.clear();
-    coordinator->check_groups(table, peers, now);
+    coordinator->check_groups(table, roster(), now);
     auto decision = coordinator->decide(table, cache, in_flight, now, &flush_deadline);
     if (decision) {
       decision->sequence = applied + 1;
@@ -192,10 +192,30 @@ void Node::State::decide(TimeUs now) {
   }
 }
 
+// The join of those that have joined, as an operation that the others have not submitted. It waits
+// since all were busy last: while others submit, or run something, it is no stall.
+std::optional<TableEntry> Node::State::waiting_join() const {
+  if (joined.empty() || joined.count() == options.size) return std::nullopt;
+  TableEntry entry;
+  Variant& variant = entry.variants.emplace_back();
+  variant.request.kind = OpKind::kJoin;
+  variant.request.name = kJoinName;
+  variant.ranks = joined;
+  entry.key = key_of(variant.request);
+  entry.ranks = joined;
+  entry.needed = wire::RankSet::all(options.size);
+  entry.order = std::numeric_limits<uint64_t>::max();
+  entry.first_seen = last_activity;
+  return entry;
+}
+
 void Node::State::inspect_stalls(TimeUs now) {
   stall_deadline = kNever;
-  if (shutting_down || options.stall_warning_us == 0 || table.size() == 0) return;
-  StallInspector::Verdict verdict = stall_inspector.inspect(table, peers, now);
+  if (shutting_down || options.stall_warning_us == 0) return;
+  const std::optional<TableEntry> join = waiting_join();
+  if (table.size() == 0 && !join) return;
+  StallInspector::Verdict verdict =
+      stall_inspector.inspect(table, join ? &*join : nullptr, roster(), now);
   if (verdict.query) receive_stall_query(*verdict.query, now);
   if (verdict.report) {
     wire::StallReport report{verdict.report->substr(0, wire::Limits::kMaxTextBytes)};

@@ -50,7 +50,7 @@ Status Node::State::refusal_of(const wire::Request& request) const {
   }
   if (pending.contains(key_of(request))) {
     return Status(StatusCode::kDuplicateName,
-                  describe(request) + " was submitted again on " + here +
+                  describe(request, sets) + " was submitted again on " + here +
                       " before the operation of that name was over; give it another name");
   }
   return Status();
@@ -75,7 +75,7 @@ void Node::State::submit(std::vector<Submission> submissions, TimeUs now) {
   std::vector<wire::Contribution> contributions;
   for (Submission& submission : submissions) {
     wire::Request& request = submission.request;
-    last_submitted = describe(request);
+    last_submitted = describe(request, sets);
     last_submitted_at = now;
     ++stats.submitted;
     wire::Contribution contribution;
@@ -114,7 +114,8 @@ void Node::leave(const std::string& reason, TimeUs) {
 
 void Node::drained(TimeUs) { state_->self_drained = true; }
 
-void Node::executions_finished(int count, TimeUs) {
+void Node::executions_finished(int count, TimeUs now) {
+  state_->last_activity = now;
   state_->in_flight -= count;
   KHORUS_ASSERT(state_->in_flight >= 0, "more executions finished than were given out");
 }
@@ -241,6 +242,7 @@ void Node::State::add_contribution(wire::Contribution contribution, TimeUs now) 
   if (watch_arrivals && is_root()) {
     out.arrivals.push_back({contribution.request.name, contribution.ranks});
   }
+  last_activity = now;
   const size_t before = table.size();
   TableEntry* entry = table.add(std::move(contribution), needed, now);
   if (entry == nullptr) {
@@ -271,6 +273,7 @@ void Node::State::add_joined(const wire::RankSet& ranks, int speaker, TimeUs now
     violation(speaker, "a second join of ranks " + ranks.to_string(), now);
     return;
   }
+  last_activity = now;
   joined.add_all(ranks);
   newly_joined.add_all(ranks);
   table.for_each([&](TableEntry& entry) {

@@ -15,6 +15,7 @@
 #include "core/protocol/process_sets.h"
 #include "core/protocol/request_table.h"
 #include "core/protocol/response_cache.h"
+#include "core/protocol/roster.h"
 #include "core/protocol/stall_inspector.h"
 #include "core/protocol/tensor_key.h"
 #include "core/protocol/topology.h"
@@ -59,6 +60,7 @@ struct Node::State {
   size_t report_bytes = 0;            // of the report that is being made
   wire::RankSet joined;               // ranks of the subtree that have
   wire::RankSet newly_joined;         // not reported to the parent yet
+  TimeUs last_activity = 0;           // at the root: submitted, joined or run by some rank
   int leaving_rank = -1;              // a rank of the subtree that has called shutdown()
   std::string leaving_reason;
   bool leaving_reported = false;
@@ -126,6 +128,8 @@ struct Node::State {
   void report_to_parent(TimeUs now);
   void decide(TimeUs now);
   void inspect_stalls(TimeUs now);
+  std::optional<TableEntry> waiting_join() const;
+  Roster roster() const { return {peers, sets}; }
   bool subtree_drained() const;
   void send(int peer, wire::Message message);
   void send_to_children(const wire::Message& message);

@@ -5,7 +5,7 @@
 #include <array>
 #include <cstdio>
 
-#include "core/protocol/validator.h"
+#include "core/protocol/tensor_key.h"
 
 namespace khorus::protocol {
 namespace {
@@ -22,8 +22,8 @@ std::string format_seconds(TimeUs duration_us) {
   return std::string(text.data(), static_cast<size_t>(length));
 }
 
-StallInspector::Verdict StallInspector::inspect(const RequestTable& table,
-                                                const std::vector<PeerInfo>& peers, TimeUs now) {
+StallInspector::Verdict StallInspector::inspect(const RequestTable& table, const TableEntry* join,
+                                                const Roster& roster, TimeUs now) {
   Verdict verdict;
   if (warning_us_ == 0) return verdict;
   const TimeUs ask_after = warning_us_ / 2;
@@ -67,13 +67,14 @@ StallInspector::Verdict StallInspector::inspect(const RequestTable& table,
     verdict.deadline = std::min(verdict.deadline, watched.asked ? watched.report_at : ask_again);
     if (shutdown_us_ > 0) {
       if (age >= shutdown_us_ && !verdict.give_up) {
-        verdict.give_up = describe_wait(entry, peers, now);
+        verdict.give_up = describe_wait(entry, roster, now);
       }
       verdict.deadline = std::min(verdict.deadline, entry.first_seen + shutdown_us_);
     }
     still.emplace(entry.key, std::move(watched));
   };
   table.for_each(visit);
+  if (join != nullptr) visit(*join);
   watched_ = std::move(still);
   if (!to_ask.empty()) verdict.query = wire::StallQuery{next_query_++, std::move(to_ask)};
   if (due.empty()) return verdict;
@@ -85,12 +86,12 @@ StallInspector::Verdict StallInspector::inspect(const RequestTable& table,
     missing.add_all(due[i]->missing());
     if (i >= kOperationsNamed) continue;
     if (i > 0) text += "; ";
-    text += describe_wait(*due[i], peers, now);
+    text += describe_wait(*due[i], roster, now);
   }
   if (due.size() > kOperationsNamed) {
     text += "; and " + std::to_string(due.size() - kOperationsNamed) + " more operations";
   }
-  verdict.report = text + ". " + describe_missing(missing, peers, now);
+  verdict.report = text + ". " + describe_missing(missing, roster.peers, now);
   return verdict;
 }
 
@@ -98,11 +99,13 @@ void StallInspector::answer(const wire::StallAnswer& answer, TimeUs now) {
   answers_[answer.rank] = {answer, now};
 }
 
-std::string StallInspector::describe_wait(const TableEntry& entry,
-                                          const std::vector<PeerInfo>& peers, TimeUs now) const {
-  return describe(entry.variants.front().request) + " has waited " +
-         format_seconds(now - entry.first_seen) + " for " + describe_ranks(entry.missing(), peers) +
-         ", submitted by " + describe_ranks(entry.ranks, peers);
+std::string StallInspector::describe_wait(const TableEntry& entry, const Roster& roster,
+                                          TimeUs now) const {
+  const wire::Request& request = entry.variants.front().request;
+  return describe(request, roster.sets) + " has waited " + format_seconds(now - entry.first_seen) +
+         " for " + describe_ranks(entry.missing(), roster.peers) +
+         (request.kind == OpKind::kJoin ? ", joined by " : ", submitted by ") +
+         describe_ranks(entry.ranks, roster.peers);
 }
 
 std::string StallInspector::describe_missing(const wire::RankSet& missing,

@@ -16,6 +16,7 @@
 
 #include "core/protocol/node.h"
 #include "core/protocol/request_table.h"
+#include "core/protocol/roster.h"
 
 namespace khorus::protocol {
 
@@ -30,7 +31,9 @@ class StallInspector {
     std::optional<std::string> give_up;  // an operation has waited beyond the shutdown time
     TimeUs deadline = kNever;            // when to inspect again
   };
-  Verdict inspect(const RequestTable& table, const std::vector<PeerInfo>& peers, TimeUs now);
+  // `join`: of the ranks that have joined while others have not; may be null.
+  Verdict inspect(const RequestTable& table, const TableEntry* join, const Roster& roster,
+                  TimeUs now);
   void answer(const wire::StallAnswer& answer, TimeUs now);
 
  private:
@@ -44,8 +47,7 @@ class StallInspector {
     wire::StallAnswer answer;
     TimeUs at = 0;
   };
-  std::string describe_wait(const TableEntry& entry, const std::vector<PeerInfo>& peers,
-                            TimeUs now) const;
+  std::string describe_wait(const TableEntry& entry, const Roster& roster, TimeUs now) const;
   std::string describe_missing(const wire::RankSet& missing, const std::vector<PeerInfo>& peers,
                                TimeUs now) const;
 

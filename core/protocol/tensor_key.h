@@ -76,6 +76,7 @@ inline bool runs_on_data_plane(OpKind kind) noexcept {
 
 // `allreduce "layers.0.weight"`: how messages name an operation.
 inline std::string describe(OpKind kind, const std::string& name) {
+  if (kind == OpKind::kJoin) return "join";  // its name is no user's
   return std::string(to_string(kind)) + " \"" + name + "\"";
 }
 inline std::string describe(const wire::Request& request) {

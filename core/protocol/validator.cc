@@ -71,27 +71,13 @@ std::vector<Value> values_of(const Attribute& attribute, const TableEntry& entry
 
 }  // namespace
 
-std::string describe_ranks(const wire::RankSet& ranks, const std::vector<PeerInfo>& peers) {
-  if (ranks.count() != 1) return "ranks " + ranks.to_string();
-  const auto rank = static_cast<size_t>(ranks.first());
-  std::string text = "rank " + std::to_string(rank);
-  if (rank < peers.size() && !peers[rank].host.empty()) text += " (" + peers[rank].host + ")";
-  return text;
-}
-
-std::string describe_peer(int rank, const std::vector<PeerInfo>& peers) {
-  std::string text = "rank " + std::to_string(rank);
-  const auto index = static_cast<size_t>(rank);
-  if (rank < 0 || index >= peers.size() || peers[index].host.empty()) return text;
-  return text + " (" + peers[index].host + ", pid " + std::to_string(peers[index].pid) + ")";
-}
-
-std::optional<std::string> mismatch(const TableEntry& entry, const std::vector<PeerInfo>& peers) {
+std::optional<std::string> mismatch(const TableEntry& entry, const Roster& roster) {
   if (entry.variants.size() < 2) return std::nullopt;
   const std::vector<Attribute>& all = attributes();
   const bool one_kind = values_of(all.front(), entry).size() == 1;
-  std::string text =
-      one_kind ? describe(entry.variants.front().request) : "operation \"" + entry.key.name + "\"";
+  std::string text = one_kind ? describe(entry.variants.front().request, roster.sets)
+                              : "operation \"" + entry.key.name + "\"" +
+                                    describe_set(entry.key.process_set, roster.sets);
   bool first = true;
   for (const Attribute& attribute : all) {
     const std::vector<Value> values = values_of(attribute, entry);
@@ -101,7 +87,7 @@ std::optional<std::string> mismatch(const TableEntry& entry, const std::vector<P
     text += attribute.name;
     for (size_t i = 0; i < values.size(); ++i) {
       if (i > 0) text += i + 1 == values.size() ? " and" : ",";
-      text += " " + values[i].text + " on " + describe_ranks(values[i].ranks, peers);
+      text += " " + values[i].text + " on " + describe_ranks(values[i].ranks, roster.peers);
     }
     // Attributes after the operation mean little when the operations differ.
     if (!one_kind) break;
@@ -109,17 +95,17 @@ std::optional<std::string> mismatch(const TableEntry& entry, const std::vector<P
   return text + "; submit the same on every rank";
 }
 
-std::optional<std::string> objection_to_absence(const TableEntry& entry,
-                                                const std::vector<PeerInfo>& peers) {
+std::optional<std::string> objection_to_absence(const TableEntry& entry, const Roster& roster) {
   const wire::RankSet absent = entry.needed.minus(entry.ranks);
   if (absent.empty()) return std::nullopt;
   const wire::Request& request = entry.variants.front().request;
-  const std::string who = describe_ranks(absent, peers);
+  const std::string who = describe_ranks(absent, roster.peers);
+  const std::string what = describe(request, roster.sets);
   switch (request.kind) {
     case OpKind::kAllreduce:
     case OpKind::kReducescatter:
       if (request.op == ReduceOp::kSum || request.op == ReduceOp::kAverage) return std::nullopt;
-      return describe(request) + ": zeros of " + who + ", joined, would spoil the reduction " +
+      return what + ": zeros of " + who + ", joined, would spoil the reduction " +
              std::string(to_string(request.op)) + "; use sum or average until all have joined";
     case OpKind::kAllgather:
     case OpKind::kAlltoall:
@@ -127,11 +113,11 @@ std::optional<std::string> objection_to_absence(const TableEntry& entry,
       return std::nullopt;
     case OpKind::kBroadcast:
       if (!absent.contains(request.root_rank)) return std::nullopt;
-      return describe(request) + ": its root, " +
-             describe_ranks(wire::RankSet::single(request.root_rank), peers) +
+      return what + ": its root, " +
+             describe_ranks(wire::RankSet::single(request.root_rank), roster.peers) +
              ", has joined and has nothing to send; choose another root";
     default:
-      return describe(request) + ": " + who +
+      return what + ": " + who +
              " joined and cannot take part; call it before join() or after all have joined";
   }
 }

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "core/protocol/node.h"
 #include "core/protocol/request_table.h"
+#include "core/protocol/roster.h"
 
 namespace khorus::protocol {
 
@@ -16,17 +16,10 @@ namespace khorus::protocol {
 //   allreduce "layers.3.up.weight" has shape [4096,1024] on ranks 0-2,4-7 and [4096,512] on rank 3
 //   (gpu-02); submit the same on every rank
 // Names every attribute that differs, with every value and its ranks.
-std::optional<std::string> mismatch(const TableEntry& entry, const std::vector<PeerInfo>& peers);
+std::optional<std::string> mismatch(const TableEntry& entry, const Roster& roster);
 
 // Nothing if the operation can go on without the ranks that have joined instead of submitting it,
 // else why it cannot.
-std::optional<std::string> objection_to_absence(const TableEntry& entry,
-                                                const std::vector<PeerInfo>& peers);
-
-// "rank 3 (gpu-02)" or "ranks 0-2,4-7".
-std::string describe_ranks(const wire::RankSet& ranks, const std::vector<PeerInfo>& peers);
-
-// "rank 3 (gpu-02, pid 4711)", with what is known.
-std::string describe_peer(int rank, const std::vector<PeerInfo>& peers);
+std::optional<std::string> objection_to_absence(const TableEntry& entry, const Roster& roster);
 
 }  // namespace khorus::protocol

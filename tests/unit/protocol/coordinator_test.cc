@@ -78,10 +78,10 @@ class CoordinatorTest : public testing::Test {
     entry.key = key_of(request);
     entry.order = order_++;
     entry.variants.push_back({request, RankSet::all(2), {}, {}});
-    coordinator_.completed(std::move(entry), {}, now_);
+    coordinator_.completed(std::move(entry), {peers_, sets_}, now_);
   }
   std::optional<wire::Decision> decide() {
-    coordinator_.check_groups(table_, {}, now_);
+    coordinator_.check_groups(table_, {peers_, sets_}, now_);
     TimeUs deadline = kNever;
     return coordinator_.decide(table_, cache_, 0, now_, &deadline);
   }
@@ -96,6 +96,8 @@ class CoordinatorTest : public testing::Test {
   }
 
   Coordinator coordinator_{two_ranks()};
+  std::vector<PeerInfo> peers_;
+  ProcessSets sets_{2};
   RequestTable table_;
   ResponseCache cache_{16};
   uint64_t order_ = 0;
@@ -155,7 +157,7 @@ TEST_F(CoordinatorTest, AMismatchFailsTheGroupsOfAllVariants) {
   entry.key = {0, "x"};
   entry.variants.push_back({request("x", "g", 2), RankSet::single(0), {}, {}});
   entry.variants.push_back({request("x", "h", 2), RankSet::single(1), {}, {}});
-  coordinator_.completed(entry, {}, now_);
+  coordinator_.completed(entry, {peers_, sets_}, now_);
   const auto decision = decide();
   EXPECT_THAT(decision->responses.at(0).failed_groups, ElementsAre("g", "h"));
   EXPECT_THAT(names(*decision), ElementsAre("x"));

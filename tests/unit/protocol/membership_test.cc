@@ -155,6 +155,40 @@ TEST(Join, RefusesWhatZerosWouldSpoil) {
   EXPECT_FALSE(world.output(0).fault.has_value());
 }
 
+// Rank 2 has joined and rank 1 does nothing: that is told. While rank 1 is busy, it is not.
+TEST(Join, AWaitForOneThatDoesNotJoinIsReported) {
+  NodeOptions options;
+  options.size = 2;
+  options.stall_warning_us = 1000;
+  Node root(options);
+  const auto run_until = [&](TimeUs end, TimeUs now) {
+    std::string reports;
+    while (now <= end) {
+      for (const LogLine& line : root.tick(now).log) reports += line.text;
+      now = root.next_deadline();
+    }
+    return reports;
+  };
+  EXPECT_EQ(root.next_deadline(), kNever);
+  root.submit({{1, join(), {}}}, 0);
+  root.tick(0);
+  const auto from_child = [&](const std::string& name, TimeUs now) {
+    wire::Report report;
+    wire::Contribution& contribution = report.contributions.emplace_back();
+    contribution.request = allreduce(name);
+    contribution.ranks = RankSet::single(1);
+    root.receive(1, {0, report}, now);
+    EXPECT_EQ(root.tick(now).executions.size(), 1U);
+    root.executions_finished(1, now + 100);
+  };
+  from_child("a", 500);
+  EXPECT_EQ(run_until(1300, 600), "");
+  from_child("b", 1300);
+  EXPECT_EQ(run_until(2100, 1400), "");
+  EXPECT_THAT(run_until(2400, 2100),
+              HasSubstr("join has waited 0.0 s for rank 1, joined by rank 0. rank 1 has not"));
+}
+
 TEST(Join, AJoinedRankSubmitsNothing) {
   World world(2);
   world.submit(0, 1, join());

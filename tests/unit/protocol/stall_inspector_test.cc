@@ -28,7 +28,9 @@ class Stall : public testing::Test {
     contribution.ranks = std::move(ranks);
     ASSERT_NE(table_.add(contribution, RankSet::all(4), now), nullptr);
   }
-  StallInspector::Verdict inspect(TimeUs now) { return inspector_.inspect(table_, peers_, now); }
+  StallInspector::Verdict inspect(TimeUs now) {
+    return inspector_.inspect(table_, join_ ? &*join_ : nullptr, {peers_, sets_}, now);
+  }
   void answer(int32_t rank, const std::string& last, TimeUs now) {
     inspector_.answer({1, rank, last, 1500, 12, 2}, now);
   }
@@ -48,6 +50,8 @@ class Stall : public testing::Test {
 
   RequestTable table_;
   std::vector<PeerInfo> peers_;
+  ProcessSets sets_{4};
+  std::optional<TableEntry> join_;
   StallInspector inspector_{kWarning, 0};
   int queries_ = 0;
 };
@@ -136,6 +140,36 @@ TEST_F(Stall, GivesUpAfterTheShutdownTime) {
   const StallInspector::Verdict verdict = inspect(3 * kWarning);
   ASSERT_TRUE(verdict.give_up.has_value());
   EXPECT_THAT(*verdict.give_up, HasSubstr("allreduce \"w\" has waited 180.0 s for rank 3"));
+}
+
+TEST_F(Stall, NamesTheProcessSet) {
+  ASSERT_EQ(sets_.add(RankSet::of({0, 2})), 1);
+  wire::Contribution contribution;
+  contribution.request.name = "w";
+  contribution.request.process_set = 1;
+  contribution.ranks = RankSet::single(0);
+  ASSERT_NE(table_.add(contribution, RankSet::of({0, 2}), 0), nullptr);
+  EXPECT_THAT(run_until(kWarning).begin()->second,
+              HasSubstr("allreduce \"w\" in process set 1 (ranks 0,2) has waited 45.0 s for rank 2 "
+                        "(node-2), submitted by rank 0 (node-0). "));
+}
+
+TEST_F(Stall, AJoinNamesThoseThatHaveNotJoined) {
+  join_.emplace();
+  join_->variants.emplace_back().request.kind = OpKind::kJoin;
+  join_->key = key_of(join_->variants.front().request);
+  join_->needed = RankSet::all(4);
+  join_->ranks = RankSet::of({0, 1, 3});
+  join_->first_seen = 7;
+  EXPECT_EQ(inspect(7).deadline, 7 + kWarning / 2);
+  EXPECT_EQ(inspect(7 + kWarning / 2).query->ranks, RankSet::single(2));
+  answer(2, "allreduce \"v\"", kWarning / 2 + 1000);
+  EXPECT_THAT(*inspect(7 + kWarning * 3 / 4).report,
+              HasSubstr("join has waited 45.0 s for rank 2 (node-2), joined by ranks 0,1,3. rank 2 "
+                        "(node-2, pid 72) last submitted allreduce \"v\""));
+  // Something was submitted meanwhile: the wait starts afresh.
+  join_->first_seen = kWarning;
+  EXPECT_EQ(inspect(kWarning).deadline, kWarning + kWarning / 2);
 }
 
 TEST_F(Stall, AnEmptyTableNeedsNoTimer) { EXPECT_EQ(inspect(5).deadline, kNever); }

@@ -13,6 +13,17 @@ using testing::HasSubstr;
 using testing::Not;
 using wire::RankSet;
 
+// Eight ranks, and of them the process sets 1 (ranks 1,3,5) and 2 (rank 4).
+const ProcessSets& sets() {
+  static const ProcessSets kSets = [] {
+    ProcessSets sets(8);
+    sets.add(RankSet::of({1, 3, 5}));
+    sets.add(RankSet::single(4));
+    return sets;
+  }();
+  return kSets;
+}
+
 std::vector<PeerInfo> eight_peers() {
   std::vector<PeerInfo> peers;
   for (int rank = 0; rank < 8; ++rank) {
@@ -30,7 +41,7 @@ std::string message(const wire::Request& base, RankSet ranks, Change change) {
   entry.key = key_of(base);
   entry.variants.push_back({base, RankSet::all(8).minus(ranks), {}, {}});
   entry.variants.push_back({other, ranks, {}, {}});
-  return mismatch(entry, eight_peers()).value_or("");
+  return mismatch(entry, {eight_peers(), sets()}).value_or("");
 }
 
 wire::Request weight() {
@@ -54,7 +65,7 @@ TEST(Validator, AgreementIsNoMismatch) {
   TableEntry entry;
   entry.key = key_of(weight());
   entry.variants.push_back({weight(), RankSet::all(8), {}, {}});
-  EXPECT_EQ(mismatch(entry, eight_peers()), std::nullopt);
+  EXPECT_EQ(mismatch(entry, {eight_peers(), sets()}), std::nullopt);
 }
 
 TEST(Validator, NamesEveryAttributeThatDiffersAndNoOther) {
@@ -103,7 +114,7 @@ TEST(Validator, GathersRanksOfTheSameValue) {
   entry.variants.push_back({weight(), RankSet::of({0, 1}), {}, {}});
   entry.variants.push_back({half, RankSet::of({2, 3, 4}), {}, {}});
   entry.variants.push_back({half_and_short, RankSet::of({5, 6, 7}), {}, {}});
-  const std::string text = *mismatch(entry, eight_peers());
+  const std::string text = *mismatch(entry, {eight_peers(), sets()});
   EXPECT_THAT(text, HasSubstr("dtype float32 on ranks 0,1 and float16 on ranks 2-7"));
   EXPECT_THAT(text, HasSubstr("shape [4096,1024] on ranks 0-4 and [1] on ranks 5-7"));
 }
@@ -116,7 +127,7 @@ TEST(Validator, ThreeValuesReadAsAList) {
     request.shape = {i};
     entry.variants.push_back({request, RankSet::single(i), {}, {}});
   }
-  EXPECT_THAT(*mismatch(entry, {}),
+  EXPECT_THAT(*mismatch(entry, {{}, sets()}),
               HasSubstr("has shape [0] on rank 0, [1] on rank 1 and [2] on rank 2;"));
 }
 
@@ -129,6 +140,41 @@ TEST(Validator, AnAllgathersFirstExtentMayDiffer) {
                         r.shape = {0, 8};
                       }),
               HasSubstr("shape [*,16] on ranks 0-6 and [*,8] on rank 7 (gpu-04)"));
+}
+
+TEST(Validator, NamesTheProcessSet) {
+  wire::Request request = weight();
+  request.process_set = 1;
+  TableEntry entry;
+  entry.key = key_of(request);
+  entry.needed = RankSet::of({1, 3, 5});
+  entry.ranks = RankSet::of({1, 3});
+  wire::Request other = request;
+  other.shape = {1};
+  entry.variants.push_back({request, RankSet::single(1), {}, {}});
+  entry.variants.push_back({other, RankSet::single(3), {}, {}});
+  EXPECT_THAT(*mismatch(entry, {eight_peers(), sets()}),
+              testing::StartsWith("allreduce \"layers.3.up.weight\" in process set 1 (ranks "
+                                  "1,3,5) has shape [4096,1024] on rank 1 "));
+  entry.variants.back().request.kind = OpKind::kBarrier;
+  EXPECT_THAT(*mismatch(entry, {eight_peers(), sets()}),
+              testing::StartsWith("operation \"layers.3.up.weight\" in process set 1 (ranks "
+                                  "1,3,5) has operation allreduce on rank 1 "));
+  entry.variants.pop_back();
+  entry.variants.front().request.op = ReduceOp::kMax;
+  EXPECT_THAT(*objection_to_absence(entry, {eight_peers(), sets()}),
+              HasSubstr("\"layers.3.up.weight\" in process set 1 (ranks 1,3,5): zeros of rank 5"));
+}
+
+TEST(Validator, NamesAProcessSetAsFarAsThatIsShort) {
+  EXPECT_EQ(describe_set(kGlobalProcessSet, sets()), "");
+  EXPECT_EQ(describe_set(2, sets()), " in process set 2 (rank 4)");
+  EXPECT_EQ(describe_set(7, sets()), " in process set 7");
+  ProcessSets many(4096);
+  RankSet odd;
+  for (int rank = 1; rank < 4096; rank += 2) odd.add(rank);
+  many.add(odd);
+  EXPECT_EQ(describe_set(1, many), " in process set 1 (2048 ranks)");
 }
 
 TEST(Validator, NamesPeersAsFarAsTheyAreKnown) {
