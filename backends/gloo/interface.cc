@@ -3,6 +3,8 @@
 
 #include <ifaddrs.h>
 #include <net/if.h>
+#include <netdb.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -25,6 +27,21 @@ bool usable(const ifaddrs& entry) {
   return entry.ifa_addr->sa_family == AF_INET || entry.ifa_addr->sa_family == AF_INET6;
 }
 
+std::string address_of(const sockaddr& address) {
+  const socklen_t size = address.sa_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+  char text[NI_MAXHOST] = "";
+  ::getnameinfo(&address, size, text, sizeof text, nullptr, 0, NI_NUMERICHOST);
+  return text;
+}
+
+bool is_own_address(const ifaddrs* list, const std::string& text) {
+  if (text.empty()) return false;
+  for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
+    if (usable(*entry) && address_of(*entry->ifa_addr) == text) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string choose_interface(const khorus_group& group) {
@@ -36,6 +53,7 @@ std::string choose_interface(const khorus_group& group) {
                              std::strerror(errno));
   }
   const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(list, ::freeifaddrs);
+  if (is_own_address(list, asked)) return asked;
   std::string chosen;
   std::string all;
   for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {

@@ -7,6 +7,7 @@
 #include <gloo/transport/pair.h>
 #include <gloo/transport/tcp/address.h>
 #include <gloo/transport/tcp/device.h>
+#include <net/if.h>
 #include <sys/random.h>
 
 #include <algorithm>
@@ -131,8 +132,13 @@ std::string Mesh::listen() {
     throw std::runtime_error("the system gives no random bytes");
   }
   transport::tcp::attr attributes;
-  attributes.iface = options_.interface;
-  if (options_.interface.empty()) attributes.hostname = "127.0.0.1";
+  if (options_.interface.empty()) {
+    attributes.hostname = "127.0.0.1";
+  } else if (::if_nametoindex(options_.interface.c_str()) != 0) {
+    attributes.iface = options_.interface;
+  } else {
+    attributes.hostname = options_.interface;  // its address
+  }
   device_ = transport::tcp::CreateDevice(attributes);
   context_ = device_->createContext(options_.rank, options_.size);
   context_->setTimeout(options_.timeout);

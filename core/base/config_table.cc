@@ -92,8 +92,8 @@ constexpr Knob kKnobs[] = {
      .member = &Config::status_fd, .minimum = -1},
     {.name = "NETWORK_INTERFACE", .horovod = "GLOO_IFACE", .type = kText,
      .flag = "network-interfaces", .section = kPlace,
-     .sentence = "Name of the network interface to listen on and to connect from; empty: chosen, "
-                 "loopback when all ranks are on one host.",
+     .sentence = "Name or address of the network interface to listen on and to connect from; empty: "
+                 "chosen, loopback when all ranks are on one host.",
      .member = &Config::network_interface},
     {.name = "START_TIMEOUT", .horovod = "START_TIMEOUT", .type = kSeconds, .standard = "30",
      .flag = "start-timeout", .section = kPlace,

@@ -52,6 +52,7 @@ class Meeting {
         links_(std::make_unique<TreeLinks>(std::move(io))) {}
 
   Result<std::unique_ptr<ControlChannel>> run() {
+    if (Status status = listen_and_publish(); !status.ok()) return status;  // nobody is to blame
     Status status = meet();
     acceptor_.reset();
     if (!status.ok()) return explain(status);
@@ -61,7 +62,6 @@ class Meeting {
 
  private:
   Status meet() {
-    if (Status status = listen_and_publish(); !status.ok()) return status;
     if (options_.parent >= 0) {
       if (Status status = call_parent(); !status.ok()) return status;
     }
