@@ -197,10 +197,8 @@ Status EngineCore::connect_data_plane(const BackendSearch& search) {
   }
 
   backend_ = found->backend;
-  connect(world_, start_deadline_);
-  // Nobody starts before all are connected; a failure anywhere is the result everywhere.
-  const auto ready = exchange(*world_, "ready", {}, start_deadline_);
-  if (!ready.ok()) return ready.status();
+  const Status connected = connect(world_, start_deadline_);
+  if (Status ready = all_are_ready(connected, start_deadline_); !ready.ok()) return ready;
   finished_at_start_ = lane()->finished_count();
   for (const std::vector<int>& ranks : options_.process_sets) {
     if (const auto added = add_process_set(ranks); !added.ok()) return added.status();
@@ -208,7 +206,23 @@ Status EngineCore::connect_data_plane(const BackendSearch& search) {
   return Status();
 }
 
-void EngineCore::connect(const ProcessGroupPtr& group, Clock::time_point deadline) {
+// Nobody goes on before all are connected; a failure anywhere is the result everywhere.
+Status EngineCore::all_are_ready(const Status& connected, Clock::time_point deadline) {
+  const std::string& problem = connected.message();
+  const auto ready = exchange(*world_, "ready", std::as_bytes(std::span(problem)), deadline);
+  if (!connected.ok()) return connected;
+  if (!ready.ok()) return ready.status();
+  for (size_t rank = 0; rank < ready->size(); ++rank) {
+    const wire::Bytes& bytes = (*ready)[rank];
+    if (bytes.empty()) continue;
+    return Status(StatusCode::kUnavailable,
+                  "rank " + std::to_string(rank) + " (" + hellos_[rank].host + "): " +
+                      std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  }
+  return Status();
+}
+
+Status EngineCore::connect(const ProcessGroupPtr& group, Clock::time_point deadline) {
   const std::vector<int>& ranks = group->ranks();
   const int rank = static_cast<int>(
       std::lower_bound(ranks.begin(), ranks.end(), options_.place.rank) - ranks.begin());
@@ -242,14 +256,17 @@ void EngineCore::connect(const ProcessGroupPtr& group, Clock::time_point deadlin
   running.fusion_limit_bytes = static_cast<size_t>(Autotune::largest_threshold(options_.config));
   running.timeline = &timeline();
   const Status connected = group->connect(std::move(plane), std::move(running));
-  if (!connected.ok()) {
-    coordinator_->data_plane_failed(
-        Status(connected.code(),
-               "the backend " + backend_name_ + " does not connect: " + connected.message(),
-               connected.lost_rank()));
-    return;
+  if (connected.ok()) {
+    group->start([this, g = group.get()](Job& job) { return run(*g, job); });
+    return Status();
   }
-  group->start([this, g = group.get()](Job& job) { return run(*g, job); });
+  // What comes to the lane all the same waits there for the engine's failure.
+  group->start([](Job&) { return false; });
+  const Status failure(connected.code(),
+                       "the backend " + backend_name_ + " does not connect: " + connected.message(),
+                       connected.lost_rank());
+  coordinator_->data_plane_failed(failure);  // frees those that wait for this rank
+  return failure;
 }
 
 bool EngineCore::run(ProcessGroup& group, Job& job) {

@@ -89,7 +89,8 @@ class EngineCore {
   Status greet(const BackendSearch& search);
   Status connect_data_plane(const BackendSearch& search);
   // Connects this rank with the others of the group; a failure ends the epoch.
-  void connect(const ProcessGroupPtr& group, Clock::time_point deadline);
+  Status connect(const ProcessGroupPtr& group, Clock::time_point deadline);
+  Status all_are_ready(const Status& connected, Clock::time_point deadline);
   bool run(ProcessGroup& group, Job& job);
   // Everyone's bytes by rank of the group; Timeout at `deadline`.
   Result<std::vector<wire::Bytes>> exchange(const ProcessGroup& group, const std::string& tag,
@@ -121,7 +122,6 @@ class EngineCore {
   uint64_t finished_at_start_ = 0;               // Khorus' own exchanges
   std::atomic<uint64_t> finished_elsewhere_{0};  // by groups that are gone
   std::mutex set_change_mutex_;                  // one change of the process sets at a time
-  uint64_t set_changes_ = 0;
   mutable std::mutex sets_mutex_;
   std::map<ProcessSetId, RanksPtr> sets_;
   std::map<ProcessSetId, uint64_t> exchanges_;  // made so far, by set

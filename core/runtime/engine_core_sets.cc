@@ -6,6 +6,14 @@
 #include "core/runtime/operation_check.h"
 
 namespace khorus::runtime {
+namespace {
+
+// Of both calls, one of which at most is under way on a rank: what a rank calls meets what the
+// others call next, and is a mismatch if that is something else.
+const std::string kSetChange = kInternalPrefix + std::string("process_set");
+
+}  // namespace
+
 Result<std::shared_ptr<WorkState>> EngineCore::negotiate(wire::Request request) {
   WorkState::Operation operation;
   operation.kind = request.kind;
@@ -27,7 +35,7 @@ Result<ProcessSetId> EngineCore::add_process_set(const std::vector<int>& ranks) 
   const std::lock_guard change(set_change_mutex_);
   wire::Request request;
   request.kind = OpKind::kAddProcessSet;
-  request.name = kInternalPrefix + std::string("process_set/") + std::to_string(set_changes_++);
+  request.name = kSetChange;
   for (const int rank : ranks) request.members.add(rank);
   const auto work = negotiate(std::move(request));
   if (!work.ok()) return work.status();
@@ -38,9 +46,9 @@ Result<ProcessSetId> EngineCore::add_process_set(const std::vector<int>& ranks) 
   }
   observer_.set_group(id, ranks);
   const auto deadline = Clock::now() + milliseconds_of(options_.config.start_timeout_s);
-  if (const ProcessGroupPtr added = groups_.find(id); added != nullptr) connect(added, deadline);
-  const auto ready = exchange(*world_, "ready", {}, deadline);
-  if (!ready.ok()) return ready.status();
+  const ProcessGroupPtr added = groups_.find(id);
+  const Status connected = added == nullptr ? Status() : connect(added, deadline);
+  if (Status ready = all_are_ready(connected, deadline); !ready.ok()) return ready;
   return id;
 }
 
@@ -48,7 +56,7 @@ Status EngineCore::remove_process_set(ProcessSetId id) {
   const std::lock_guard change(set_change_mutex_);
   wire::Request request;
   request.kind = OpKind::kRemoveProcessSet;
-  request.name = kInternalPrefix + std::string("process_set/") + std::to_string(set_changes_++);
+  request.name = kSetChange;
   request.shape = {std::max(id, 0)};
   if (const auto work = negotiate(std::move(request)); !work.ok()) return work.status();
   {

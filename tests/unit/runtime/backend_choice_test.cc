@@ -101,5 +101,25 @@ TEST(BackendLoader, AJobWithAMissingBackendDoesNotStart) {
   });
 }
 
+#if !defined(__SANITIZE_THREAD__)  // which does not know Debian's Gloo
+// On one rank alone, so that the others wait for it while they connect.
+TEST(BackendChoice, OneThatDoesNotConnectIsTheErrorOfAllRanks) {
+  const test::Ranks ranks(3, {.backend = "gloo"}, [](EngineOptions* options) {
+    options->config.log_level = LogLevel::kError;
+    if (options->place.rank == 1) options->config.network_interface = "nosuch0";
+  });
+  testing::internal::CaptureStderr();
+  ranks.run_bare([&](int rank) {
+    const auto engine = Engine::create(ranks.options(rank));
+    ASSERT_FALSE(engine.ok());
+    EXPECT_THAT(engine.status().message(), HasSubstr("no network interface \"nosuch0\""));
+    if (rank != 1) {
+      EXPECT_THAT(engine.status().message(), HasSubstr("rank 1"));
+    }
+  });
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::Not(HasSubstr("did not return")));
+}
+#endif
+
 }  // namespace
 }  // namespace khorus::runtime
