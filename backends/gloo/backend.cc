@@ -32,6 +32,7 @@ constexpr khorus_backend kBackend = {
     .run = Edge<Communicator>::run,
     .abort = Edge<Communicator>::abort,
     .disconnect = Edge<Communicator>::disconnect,
+    .one_host_only = 0,
 };
 
 }  // namespace

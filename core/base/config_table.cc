@@ -106,14 +106,14 @@ constexpr Knob kKnobs[] = {
     // Data plane
     {.name = "BACKEND", .horovod = "CPU_OPERATIONS", .type = kName, .standard = "",
      .flag = "backend", .section = kData,
-     .sentence = "What moves the data: auto (also the empty default), local, gloo, mpi.",
+     .sentence = "What moves the data: auto (also the empty default), local, shm, gloo, mpi.",
      .member = &Config::backend},
     {.name = "BACKEND_PATH", .type = kText, .section = kData,
      .sentence = "A further folder in which to look for backend plugins.",
      .member = &Config::backend_path},
     {.name = "GLOO_TIMEOUT_SECONDS", .horovod = "GLOO_TIMEOUT_SECONDS", .type = kSeconds,
      .standard = "300", .flag = "gloo-timeout-seconds", .section = kData,
-     .sentence = "Longest time that Gloo waits for a silent peer.",
+     .sentence = "Longest time that gloo and shm wait for a silent peer.",
      .member = &Config::gloo_timeout_s, .minimum = 0},
 
     // Watching

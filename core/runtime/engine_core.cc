@@ -166,9 +166,9 @@ Status EngineCore::greet(const BackendSearch& search) {
   own.cache_capacity = options_.config.cache_capacity;
   own.requested_backend = options_.config.backend;
   for (const FoundBackend& found : search.backends) {
-    own.backends.push_back({found.name,
-                            found.backend != nullptr && found.backend->in_process_only != 0,
-                            found.problem.message()});
+    own.backends.push_back(
+        {found.name, found.backend != nullptr && found.backend->in_process_only != 0,
+         found.backend != nullptr && found.backend->one_host_only != 0, found.problem.message()});
   }
   const auto gathered = exchange(*world_, "hello", encode(own), start_deadline_);
   if (!gathered.ok()) return gathered.status();

@@ -36,12 +36,6 @@ std::string process_start() {
   return stat.substr(at + 1, stat.find(' ', at + 1) - at - 1);
 }
 
-std::string pid_namespace() {
-  std::array<char, 64> link{};
-  const ssize_t length = readlink("/proc/self/ns/pid", link.data(), link.size() - 1);
-  return length > 0 ? std::string(link.data(), static_cast<size_t>(length)) : "";
-}
-
 std::string describe(const Hello& hello, size_t rank) {
   return "rank " + std::to_string(rank) + " (" + hello.host + ", pid " + std::to_string(hello.pid) +
          ")";
@@ -83,6 +77,12 @@ std::string obstacle(const std::vector<Hello>& hellos, const std::string& name) 
       return "it needs all ranks in one process, and rank 0 is in another than " +
              describe(hellos[rank], rank);
     }
+    if (!it->one_host_only || rank == 0) continue;
+    const std::string how = apart(hellos[rank].machine, hellos.front().machine);
+    if (!how.empty()) {
+      return "it needs all ranks on one host, and " + describe(hellos[rank], rank) + " " + how +
+             " " + describe(hellos.front(), 0);
+    }
   }
   return "";
 }
@@ -94,6 +94,7 @@ wire::Bytes encode(const Hello& hello) {
   writer.text(hello.host);
   writer.zigzag(hello.pid);
   writer.text(hello.process);
+  write(writer, hello.machine);
   writer.zigzag(hello.cache_capacity);
   writer.text(hello.requested_backend);
   writer.varint(hello.nonce);
@@ -101,6 +102,7 @@ wire::Bytes encode(const Hello& hello) {
   for (const Hello::Backend& backend : hello.backends) {
     writer.text(backend.name);
     writer.u8(backend.in_process_only ? 1 : 0);
+    writer.u8(backend.one_host_only ? 1 : 0);
     writer.text(backend.problem.substr(0, 512));
   }
   return std::move(writer).take();
@@ -112,14 +114,16 @@ Result<Hello> decode_hello(const wire::Bytes& bytes) {
   hello.host = reader.text(kMaxText, "host");
   hello.pid = reader.zigzag();
   hello.process = reader.text(kMaxText, "process");
+  hello.machine = read_host_identity(reader);
   hello.cache_capacity = reader.zigzag();
   hello.requested_backend = reader.text(kMaxText, "backend");
   hello.nonce = reader.varint();
-  const size_t count = reader.count(kMaxBackends, 3, "backends");
+  const size_t count = reader.count(kMaxBackends, 4, "backends");
   for (size_t i = 0; i < count && reader.ok(); ++i) {
     Hello::Backend backend;
     backend.name = reader.text(kMaxText, "backend");
     backend.in_process_only = reader.u8() != 0;
+    backend.one_host_only = reader.u8() != 0;
     backend.problem = reader.text(kMaxText, "problem");
     hello.backends.push_back(std::move(backend));
   }
@@ -135,7 +139,8 @@ Hello own_identity() {
   std::array<char, HOST_NAME_MAX + 1> host{};
   if (gethostname(host.data(), host.size() - 1) == 0) hello.host = host.data();
   hello.pid = getpid();
-  hello.process = read_line("/proc/sys/kernel/random/boot_id") + "/" + pid_namespace() + "/" +
+  hello.machine = own_host_identity();
+  hello.process = hello.machine.boot + "/" + own_namespace("pid") + "/" +
                   std::to_string(hello.pid) + "/" + process_start();
   uint64_t nonce = 0;
   if (getrandom(&nonce, sizeof nonce, 0) == sizeof nonce) hello.nonce = nonce;

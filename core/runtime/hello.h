@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/runtime/host_identity.h"
 #include "core/wire/message.h"
 #include "khorus/options.h"
 #include "khorus/status.h"
@@ -18,12 +19,14 @@ struct Hello {
   std::string host;
   int64_t pid = 0;
   std::string process;  // equal exactly for the ranks of one process
+  HostIdentity machine;
   // Settings that must be equal on all ranks.
   int64_t cache_capacity = 0;
   std::string requested_backend;
   struct Backend {
     std::string name;
     bool in_process_only = false;
+    bool one_host_only = false;
     std::string problem;  // empty: usable
   };
   std::vector<Backend> backends;  // best first
@@ -33,7 +36,7 @@ struct Hello {
 wire::Bytes encode(const Hello& hello);
 Result<Hello> decode_hello(const wire::Bytes& bytes);
 
-// Fills in host, pid, process, nonce of this process.
+// Fills in host, pid, process, machine, nonce of this process.
 Hello own_identity();
 
 // InvalidArgument names the knob, the ranks and their values.

@@ -143,7 +143,7 @@ TEST_P(Faults, AbortFreesAConnectAfterTheExchange) {
       std::jthread listener([&] { static_cast<void>(stranger.member(silent).connect()); });
       stranger.table().wait_for_arrivals(1);
       card = stranger.table().bytes_of(silent);
-      const bool exchanged = world.table().exchange(silent, "gloo", card, all);
+      const bool exchanged = world.table().exchange(silent, backend().name, card, all);
       EXPECT_TRUE(exchanged);
       aborted_at = Clock::now();
       for (int r = 0; r < size(); ++r) world.member(r).abort("give up");

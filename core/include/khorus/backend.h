@@ -123,6 +123,10 @@ typedef struct khorus_backend {
   void (*abort)(khorus_comm* comm, const char* reason);
   /* Frees everything. Not collective. No other call of this comm may be under way. */
   void (*disconnect)(khorus_comm* comm);
+
+  /* Since ABI 2. Whether all ranks of the group must share memory (`shm`): one machine, one network
+   * namespace. */
+  int32_t one_host_only;
 } khorus_backend;
 
 /* The one exported symbol. The struct lives as long as the plugin is loaded. */

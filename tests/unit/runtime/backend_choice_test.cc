@@ -16,13 +16,15 @@ Hello hello(const std::string& process, std::vector<Hello::Backend> backends) {
   result.host = "h";
   result.pid = 7;
   result.process = process;
+  result.machine = {"boot", "net", "user", 1000};
   result.requested_backend = "auto";
   result.backends = std::move(backends);
   return result;
 }
 
-const Hello::Backend kLocal{"local", true, ""};
-const Hello::Backend kGloo{"gloo", false, ""};
+const Hello::Backend kLocal{"local", true, false, ""};
+const Hello::Backend kShm{"shm", false, true, ""};
+const Hello::Backend kGloo{"gloo", false, false, ""};
 
 TEST(BackendChoice, TheBestThatAllCanUse) {
   const Hello one = hello("p", {kLocal, kGloo});
@@ -34,9 +36,33 @@ TEST(BackendChoice, TheBestThatAllCanUse) {
   EXPECT_THAT(choice->reason, HasSubstr("one process"));
 }
 
+TEST(BackendChoice, SharedMemoryWithinOneHostOnly) {
+  const Hello one = hello("p", {kLocal, kShm, kGloo});
+  Hello two = hello("q", {kLocal, kShm, kGloo});
+  EXPECT_EQ(choose_backend({one, two})->name, "shm");
+  const auto reason_against = [&](const HostIdentity& place) {
+    two.machine = place;  // under the same host name, which says nothing
+    const auto choice = choose_backend({one, one, two});
+    if (!choice.ok() || choice->name != "gloo") return std::string("shm was not refused");
+    EXPECT_THAT(choice->reason, HasSubstr("not shm: it needs all ranks on one host, and rank 2"));
+    two.requested_backend = "shm";
+    Hello asks = one;
+    asks.requested_backend = "shm";
+    EXPECT_EQ(choose_backend({asks, two}).status().code(), StatusCode::kUnavailable);
+    return choice->reason;
+  };
+  EXPECT_THAT(reason_against({"another", "net", "user", 1000}), HasSubstr("another machine"));
+  EXPECT_THAT(reason_against({"boot", "n2", "user", 1000}), HasSubstr("network namespace"));
+  EXPECT_THAT(reason_against({"boot", "net", "u2", 1000}), HasSubstr("user namespace"));
+  EXPECT_THAT(reason_against({"boot", "net", "user", 7}), HasSubstr("uid 7, not 1000"));
+  EXPECT_THAT(reason_against({"", "", "", 1000}), HasSubstr("no /proc"));
+  EXPECT_TRUE(own_identity().machine == own_identity().machine);
+  EXPECT_THAT(own_identity().machine.network, HasSubstr("net:["));
+}
+
 TEST(BackendChoice, RefusalsNameRankAndReason) {
   const Hello full = hello("p", {kLocal, kGloo});
-  const Hello broken = hello("q", {{"gloo", false, "no interface is up"}});
+  const Hello broken = hello("q", {{"gloo", false, false, "no interface is up"}});
   Status status = choose_backend({full, broken}).status();
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr("rank 1 (h, pid 7): no interface is up"));
@@ -59,14 +85,16 @@ TEST(BackendChoice, HellosSurviveTheWire) {
   Hello sent = own_identity();
   sent.cache_capacity = 99;
   sent.requested_backend = "gloo";
-  sent.backends = {kLocal, {"gloo", false, "why not"}};
+  sent.backends = {kLocal, kShm, {"gloo", false, false, "why not"}};
   wire::Bytes bytes = encode(sent);
   const auto received = decode_hello(bytes);
   ASSERT_TRUE(received.ok());
   EXPECT_EQ(received->host, sent.host);
   EXPECT_EQ(received->process, sent.process);
+  EXPECT_TRUE(received->machine == sent.machine);
   EXPECT_EQ(received->nonce, sent.nonce);
-  EXPECT_EQ(received->backends[1].problem, "why not");
+  EXPECT_EQ(received->backends[2].problem, "why not");
+  EXPECT_TRUE(received->backends[1].one_host_only);
   EXPECT_TRUE(received->backends[0].in_process_only);
   for (size_t length = 0; length < bytes.size(); ++length) {
     EXPECT_FALSE(

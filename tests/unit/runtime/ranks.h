@@ -22,9 +22,9 @@ inline std::ostream& operator<<(std::ostream& out, const Transport& transport) {
 }
 // Debian's Gloo is not built for ThreadSanitizer, which sees races where it cannot see the locks.
 #if defined(__SANITIZE_THREAD__)
-inline const std::vector<std::string> kBackends = {"local"};
+inline const std::vector<std::string> kBackends = {"local", "shm"};
 #else
-inline const std::vector<std::string> kBackends = {"local", "gloo"};
+inline const std::vector<std::string> kBackends = {"local", "shm", "gloo"};
 #endif
 
 // Every backend over every kind of control channel.

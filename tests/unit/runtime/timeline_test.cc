@@ -57,7 +57,7 @@ TEST(Timeline, OfAnEngine) {
     ASSERT_TRUE(engine.broadcast_async("c", view_of(a), view_of(a), 0)->wait().ok());
     ASSERT_TRUE(engine.barrier_async()->wait().ok());
   });
-  const std::string backend = kBackends.back() == "gloo" ? "GLOO_" : "LOCAL_";
+  const std::string backend = kBackends.back() == "gloo" ? "GLOO_" : "SHM_";
   for (const std::string& file : {path, path + ".1"}) {
     auto events = events_of(file);
     EXPECT_EQ(events["NEGOTIATE_ALLREDUCE"], 6);
