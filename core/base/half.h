@@ -2,8 +2,9 @@
 //
 // Pure functions on bit patterns, without branches, so that loops over them vectorise without any
 // instruction-set extension. Rounding is to nearest, ties to even; overflow becomes infinity; a NaN
-// stays a NaN (its payload is not kept). They do not depend on whether the processor flushes
-// subnormal numbers to zero.
+// stays a NaN, and becomes a quiet one. float16 conversions have the bits of the processor's own
+// (F16C), NaN included; bfloat16 ones keep no payload of a NaN. They do not depend on whether the
+// processor flushes subnormal numbers to zero.
 #pragma once
 
 #include <bit>
@@ -18,7 +19,8 @@ inline float float16_to_float(uint16_t half) noexcept {
   // Normal numbers: move the fields, then re-bias the exponent from 15 to 127.
   const uint32_t normal = (magnitude << 13) + (112u << 23);
   // Infinity and NaN: the exponent is all ones in both formats.
-  const uint32_t special = (magnitude << 13) | 0x7f800000u;
+  const uint32_t quiet = magnitude > 0x7c00u ? 0x00400000u : 0u;
+  const uint32_t special = (magnitude << 13) | 0x7f800000u | quiet;
   // Subnormal numbers count units of 2^-24.
   const uint32_t subnormal =
       std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
@@ -39,7 +41,8 @@ inline uint16_t float_to_float16(float value) noexcept {
       std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
   uint32_t half = magnitude < 0x38800000u ? subnormal : normal;  // 2^-14
   half = magnitude >= 0x477ff000u ? 0x7c00u : half;              // 65520 and up: infinity
-  half = magnitude > 0x7f800000u ? 0x7e00u : half;               // NaN
+  const uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x1ffu);
+  half = magnitude > 0x7f800000u ? nan : half;
   return static_cast<uint16_t>(half | sign);
 }
 
