@@ -1,0 +1,313 @@
+// What is particular to shared memory between processes: ranks killed and stopped at random
+// moments, strangers at the door, a peer that writes garbage, another network namespace; and that
+// nothing is left, not in data-loader children either.
+//
+// The moments follow from a seed, which a failure prints. 125 of them, 3500 with
+// KHORUS_TEST_SOAK=1.
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tests/conformance/plugin.h"
+#include "tests/conformance/program.h"
+#include "tests/conformance/shm_ranks.h"
+
+namespace khorus::conformance {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+// Within this a survivor ends, once the cause is there to be seen. The machine may be busy.
+constexpr milliseconds kBound{5000};
+constexpr uint32_t kStopTimeoutMs = 300;
+
+int code_of(StatusCode code) { return static_cast<int>(code); }
+
+Status large_sum(Member& member) {
+  std::vector<int32_t> data(400003, member.rank() + 1);
+  const Status status =
+      member.allreduce({DataType::kInt32, ReduceOp::kSum, data.size()}, data.data(), data.data());
+  const int32_t expected = member.size() * (member.size() + 1) / 2;
+  if (status.ok()) {
+    EXPECT_EQ(std::count(data.begin(), data.end(), expected),
+              static_cast<std::ptrdiff_t>(data.size()));
+  }
+  return status;
+}
+
+// Works until something breaks; everything that it gets is checked.
+int work(ShmRank& self, uint64_t seed) {
+  Status status = self.member().connect();
+  if (status.ok()) self.tell("ready");
+  for (uint64_t round = 0; status.ok(); ++round) {
+    const int size = self.member().size();
+    status = run_program(self.member(), make_program(seed + round, size, 20, 1000 * round));
+    if (status.ok()) status = large_sum(self.member());
+  }
+  return code_of(status.code());
+}
+
+// A data-loader child, which lives until the leash's other end is closed. It is through with its
+// fork handlers when this returns.
+pid_t fork_loader(int leash) {
+  std::array<int, 2> running{};
+  EXPECT_EQ(::pipe(running.data()), 0);
+  const pid_t child = ::fork();
+  ::close(running[child == 0 ? 0 : 1]);
+  char byte = 0;
+  if (child != 0) {
+    EXPECT_EQ(::read(running[0], &byte, 1), 1);
+    ::close(running[0]);
+    return child;
+  }
+  ::prctl(PR_SET_PDEATHSIG, 0);
+  if (::write(running[1], &byte, 1) != 1) std::_Exit(1);
+  ::close(running[1]);
+  const ssize_t ended = ::read(leash, &byte, 1);
+  std::_Exit(ended == 0 ? 0 : 1);
+}
+
+// Nothing of ours is open or mapped in that process.
+void expect_clean(pid_t process) {
+  const fs::path folder = "/proc/" + std::to_string(process);
+  std::error_code gone;
+  for (const fs::directory_entry& fd : fs::directory_iterator(folder / "fd", gone)) {
+    const std::string target = fs::read_symlink(fd.path(), gone).string();
+    EXPECT_EQ(target.find("memfd:khorus"), std::string::npos) << target;
+    EXPECT_EQ(target.find("eventfd"), std::string::npos) << target;
+  }
+  EXPECT_FALSE(gone) << gone.message();
+  std::ifstream maps(folder / "maps");
+  for (std::string line; std::getline(maps, line);) {
+    EXPECT_EQ(line.find("memfd:khorus"), std::string::npos) << line;
+  }
+}
+
+std::set<std::string> shared_memory_names() {
+  std::set<std::string> names;
+  std::error_code ignored;
+  for (const fs::directory_entry& file : fs::directory_iterator("/dev/shm", ignored)) {
+    if (file.path().string().find("khorus") != std::string::npos) names.insert(file.path());
+  }
+  return names;
+}
+
+class Shm : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (find_backend("shm") == nullptr) GTEST_SKIP() << "the shm backend was not built";
+  }
+};
+
+// One rank is killed, or stopped, at some moment of its work; all others end by themselves.
+void disturb_one(unsigned seed) {
+  std::mt19937 random(seed);
+  const int size = 2 + static_cast<int>(random() % 3);
+  const int victim = static_cast<int>(random() % static_cast<unsigned>(size));
+  const bool stop = random() % 3 == 0;
+  const milliseconds delay(random() % 30);
+  SCOPED_TRACE("seed " + std::to_string(seed) + ": rank " + std::to_string(victim) + " of " +
+               std::to_string(size) + (stop ? " stopped " : " killed ") +
+               std::to_string(delay.count()) + " ms after the start");
+  std::array<int, 2> leash{};
+  ASSERT_EQ(::pipe(leash.data()), 0);
+  ShmRanks ranks({.size = size, .timeout_ms = stop ? kStopTimeoutMs : 30000}, [&](ShmRank& self) {
+    ::close(leash[1]);
+    return work(self, seed);
+  });
+  ::close(leash[0]);
+  ranks.hand_out(ranks.collect_cards());
+  for (int r = 0; r < size; ++r) ASSERT_EQ(ranks.word_from(r), "ready");
+  // Nothing happens to wait for: the moment is what is random. It ends early if a rank ends.
+  ranks.wait(victim, Clock::now() + delay);
+  ranks.signal(victim, stop ? SIGSTOP : SIGKILL);
+  const Clock::time_point deadline =
+      Clock::now() + kBound + milliseconds(stop ? kStopTimeoutMs : 0);
+  bool timed_out = false;
+  for (int r = 0; r < size; ++r) {
+    if (r == victim) continue;
+    const int code = ranks.wait(r, deadline);
+    timed_out |= code == code_of(StatusCode::kTimeout);
+    // Who is first to notice leaves, which the next may see instead.
+    EXPECT_TRUE(code == code_of(StatusCode::kAborted) ||
+                (stop && code == code_of(StatusCode::kTimeout)))
+        << "rank " << r << " ended with " << code;
+  }
+  EXPECT_EQ(timed_out, stop);
+  ::close(leash[1]);
+}
+
+TEST_F(Shm, KilledAndStoppedRanksAreErrorsForAllOthers) {
+  const std::set<std::string> before = shared_memory_names();
+  const unsigned moments = std::getenv("KHORUS_TEST_SOAK") != nullptr ? 3500 : 125;
+  for (unsigned seed = 1; seed <= moments && !HasFailure(); ++seed) disturb_one(seed);
+  EXPECT_EQ(shared_memory_names(), before);
+}
+
+TEST_F(Shm, DataLoaderChildrenKeepNothing) {
+  std::array<int, 2> leash{};
+  ASSERT_EQ(::pipe(leash.data()), 0);
+  ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  std::vector<pid_t> loaders;
+  {
+    ShmRanks ranks({.size = 3}, [&](ShmRank& self) {
+      ::close(leash[1]);
+      EXPECT_TRUE(self.member().connect().ok());
+      self.tell(std::to_string(fork_loader(leash[0])));
+      Status status;
+      while (status.ok()) status = large_sum(self.member());
+      return code_of(status.code());
+    });
+    ::close(leash[0]);
+    ranks.hand_out(ranks.collect_cards());
+    for (int r = 0; r < 3; ++r) loaders.push_back(std::stoi(ranks.word_from(r)));
+    for (const pid_t loader : loaders) expect_clean(loader);
+    ranks.signal(1, SIGKILL);
+    for (const int r : {0, 2}) {
+      EXPECT_EQ(ranks.wait(r, Clock::now() + kBound), code_of(StatusCode::kAborted));
+    }
+  }
+  ::close(leash[1]);
+  for (const pid_t loader : loaders) {
+    int status = 0;
+    EXPECT_EQ(::waitpid(loader, &status, 0), loader);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  }
+}
+
+// Connects to the socket that a card names, and says something that no rank would.
+int stranger(const std::string& card, bool silent) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::string name("\0khorus-", 8);
+  for (size_t i = 0; i < 16; ++i) {
+    std::array<char, 3> digits{};
+    std::snprintf(digits.data(), digits.size(), "%02x", static_cast<unsigned char>(card[i]));
+    name += digits.data();
+  }
+  std::copy(name.begin(), name.end(), address.sun_path);
+  const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size());
+  EXPECT_EQ(::connect(fd, reinterpret_cast<const sockaddr*>(&address), length), 0);
+  const std::string garbage(48, 'x');
+  if (!silent) {
+    EXPECT_EQ(::send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL), 48);
+  }
+  return fd;
+}
+
+TEST_F(Shm, StrangersAreLeftOutside) {
+  ShmRanks ranks({.size = 3}, [](ShmRank& self) {
+    const Status status = self.member().connect();
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    EXPECT_TRUE(self.member().ping().ok());
+    return 0;
+  });
+  const std::vector<std::string> cards = ranks.collect_cards();
+  std::vector<int> strangers;
+  for (const std::string& card : cards) {
+    for (int i = 0; i < 40; ++i) strangers.push_back(stranger(card, i % 2 == 0));
+  }
+  ranks.hand_out(cards);
+  for (int r = 0; r < 3; ++r) EXPECT_EQ(ranks.wait(r, Clock::now() + kBound), 0);
+  for (const int fd : strangers) ::close(fd);
+}
+
+// The memory that this process shares for writing.
+std::vector<std::pair<char*, char*>> own_segments() {
+  std::vector<std::pair<char*, char*>> found;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0, end = 0;
+    std::array<char, 8> rights{};
+    if (line.find("memfd:khorus") == std::string::npos) continue;
+    if (std::sscanf(line.c_str(), "%lx-%lx %7s", &begin, &end, rights.data()) != 3) continue;
+    if (rights[1] == 'w') {
+      found.emplace_back(reinterpret_cast<char*>(begin), reinterpret_cast<char*>(end));
+    }
+  }
+  return found;
+}
+
+TEST_F(Shm, APeerThatWritesGarbageReachesNothingElse) {
+  for (unsigned seed = 1; seed <= 5; ++seed) {
+    ShmRanks ranks({.size = 3, .timeout_ms = kStopTimeoutMs}, [&](ShmRank& self) {
+      EXPECT_TRUE(self.member().connect().ok());
+      self.tell("ready");
+      if (self.member().rank() == 1) {
+        EXPECT_EQ(own_segments().size(), 1U) << "it can write to the memory of others";
+        std::mt19937 random(seed);
+        while (true) {
+          for (const auto& [begin, end] : own_segments()) {
+            for (char* at = begin; at < end; ++at) *at = static_cast<char>(random());
+          }
+        }
+      }
+      std::vector<int64_t> input(60000), output(180000);
+      const std::vector<uint64_t> counts(3, 20000);
+      Status status;
+      const Clock::time_point end = Clock::now() + milliseconds(200);
+      while (status.ok() && Clock::now() < end) {
+        Member& member = self.member();
+        status = member.allreduce({DataType::kInt64, ReduceOp::kSum, input.size()}, input.data(),
+                                  output.data());
+        if (status.ok()) {
+          status = member.allgather(DataType::kInt64, counts, input.data(), output.data());
+        }
+        if (status.ok()) {
+          status = member.broadcast(DataType::kInt64, input.size(), 1, input.data(), output.data());
+        }
+        if (status.ok()) {
+          status = member.alltoall(DataType::kInt64, counts, counts, input.data(), output.data());
+        }
+        if (status.ok()) status = member.ping();
+      }
+      return code_of(status.code());
+    });
+    ranks.hand_out(ranks.collect_cards());
+    for (int r = 0; r < 3; ++r) ASSERT_EQ(ranks.word_from(r), "ready");
+    for (const int r : {0, 2}) {
+      const int code = ranks.wait(r, Clock::now() + kBound);
+      EXPECT_GE(code, 0) << "rank " << r << " hangs, or was ended by signal " << -code;
+    }
+  }
+}
+
+TEST_F(Shm, AnotherNetworkNamespaceIsAnotherHost) {
+  ShmRanks ranks({.size = 2, .timeout_ms = kStopTimeoutMs}, [](ShmRank& self) {
+    if (self.member().rank() == 1) self.tell(::unshare(CLONE_NEWNET) == 0 ? "moved" : "refused");
+    const Status status = self.member().connect();
+    if (self.member().rank() == 1) {
+      EXPECT_NE(status.message().find("network namespace"), std::string::npos)
+          << status.to_string();
+    }
+    return code_of(status.code());
+  });
+  if (ranks.word_from(1) != "moved") GTEST_SKIP() << "may not make a network namespace";
+  ranks.hand_out(ranks.collect_cards());
+  EXPECT_EQ(ranks.wait(1, Clock::now() + kBound), code_of(StatusCode::kUnavailable));
+  EXPECT_EQ(ranks.wait(0, Clock::now() + kBound), code_of(StatusCode::kTimeout));
+}
+
+}  // namespace
+}  // namespace khorus::conformance
