@@ -103,17 +103,23 @@ void Node::State::report(const TableEntry& entry, const wire::RankSet& ranks, wi
   report_bytes = 0;
 }
 
-// Entries that the whole subtree has submitted go to the parent and are forgotten here.
+// Entries that the whole subtree has submitted go to the parent and are forgotten here. Where its
+// ranks differ they are remembered until it is decided: the failure of a group ends it for some of
+// them, and what those submit next meets what the others' parent waits with.
 void Node::State::pass_on(wire::Report* news) {
   for (const TensorKey& key : to_pass_on) {
-    const TableEntry* entry = table.find(key);
+    TableEntry* entry = table.find(key);
     if (entry == nullptr) continue;
     if (!entry->complete()) {  // the failure of a group has taken ranks away meanwhile
       if (hold_us != kNever) next_hold = std::min(next_hold, entry->first_seen + hold_us);
       continue;
     }
     report(*entry, entry->needed.minus(entry->passed_on), news);
-    table.erase(key);
+    if (entry->variants.size() == 1) {
+      table.erase(key);
+    } else {
+      entry->passed_on = entry->ranks;
+    }
   }
   to_pass_on.clear();
 }

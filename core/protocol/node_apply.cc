@@ -181,8 +181,10 @@ void Node::State::apply_error(const wire::Response& response) {
     return pending.erase(it);
   };
   for (const wire::ResponseTensor& tensor : response.tensors) {
-    const auto it = pending.find(key_of(tensor.request));
+    const TensorKey key = key_of(tensor.request);
+    const auto it = pending.find(key);
     if (it != pending.end()) finish(it);
+    table.erase(key);
   }
   for (const std::string& group : response.failed_groups) {
     for (auto it = pending.begin(); it != pending.end();) {

@@ -277,9 +277,10 @@ void Node::State::add_joined(const wire::RankSet& ranks, int speaker, TimeUs now
   joined.add_all(ranks);
   newly_joined.add_all(ranks);
   table.for_each([&](TableEntry& entry) {
-    if (entry.variants.front().request.kind == OpKind::kExchange || entry.complete()) return;
+    if (entry.variants.front().request.kind == OpKind::kExchange) return;
+    const bool was_complete = entry.complete();
     entry.joined = joined;
-    if (entry.complete()) to_pass_on.push_back(entry.key);
+    if (!was_complete && entry.complete()) to_pass_on.push_back(entry.key);
   });
   if (is_root() && joined.count() == options.size) {
     coordinator->all_joined(ranks.intervals().back().last);

@@ -95,6 +95,34 @@ TEST(Node, AMismatchLeavesTheWorldUsable) {
   EXPECT_EQ(world.output(2).executions.size(), 1U);
 }
 
+// Ranks 1, 3 and 4 are a subtree. It has submitted "y", rank 3 in a group that then fails: what it
+// submits again has to reach the root, which waits with what the other two have submitted.
+TEST(Node, WhatAFailedGroupTakesBackMeetsTheRestWhenItComesAgain) {
+  World world(7);
+  const auto in_group = [](const std::string& name) {
+    wire::Request request = allreduce(name);
+    request.group = "g";
+    request.group_size = 2;
+    return request;
+  };
+  world.node(3).submit({{1, in_group("x"), {}}, {2, in_group("y"), {}}}, 0);
+  for (int rank : {1, 4}) world.submit(rank, 2, allreduce("y"));
+  world.settle();
+  for (int rank : {0, 1, 2, 4, 5, 6}) world.submit(rank, 1, allreduce("x"));
+  world.settle();
+  ASSERT_EQ(world.output(3).completions.size(), 2U);
+  ASSERT_EQ(world.output(4).completions.size(), 1U);
+  for (int rank : {0, 2, 5, 6}) world.submit(rank, 2, allreduce("y"));
+  world.settle();
+  EXPECT_TRUE(world.output(0).executions.empty());
+  world.submit(3, 3, allreduce("y"));
+  world.settle();
+  for (int rank = 0; rank < 7; ++rank) {
+    ASSERT_EQ(world.output(rank).executions.size(), 1U) << rank;
+    EXPECT_EQ(world.output(rank).executions[0].tickets.at(0), rank == 3 ? 3U : 2U);
+  }
+}
+
 TEST(Node, ExchangeGivesEveryRankEverybodysBytes) {
   World world(3);
   for (int rank = 0; rank < 3; ++rank) {
