@@ -46,7 +46,8 @@ void Coordinator::completed(TableEntry entry, const Roster& roster, TimeUs now) 
     fail(entry, *message);
     return;
   }
-  Ready ready{tensor_of(std::move(entry.variants.front()), entry.needed), entry.order, now};
+  Ready ready{tensor_of(std::move(entry.variants.front()), entry.needed), entry.order, now,
+              std::move(entry.ranks)};
   const wire::Request& request = ready.tensor.request;
   if (request.group.empty()) {
     ready_.push_back(std::move(ready));
@@ -58,6 +59,10 @@ void Coordinator::completed(TableEntry entry, const Roster& roster, TimeUs now) 
   group.complete.push_back(std::move(ready));
   touched_groups_.push_back(key);
   if (group.complete.size() < group.size) return;
+  if (const auto objection = objection_to_group(key, roster)) {
+    fail_group(key, *objection);
+    return;
+  }
   // All there: released together, side by side, in the place of the first.
   uint64_t order = group.complete.front().order;
   for (const Ready& member : group.complete) order = std::min(order, member.order);
@@ -68,6 +73,24 @@ void Coordinator::completed(TableEntry entry, const Roster& roster, TimeUs now) 
     ready_.push_back(std::move(member));
   }
   groups_.erase(key);
+}
+
+// A group is submitted as one: a rank that is there for one member and has joined for another has
+// submitted it with other members.
+std::optional<std::string> Coordinator::objection_to_group(const GroupKey& key,
+                                                           const Roster& roster) const {
+  const std::vector<Ready>& members = groups_.at(key).complete;
+  for (const Ready& member : members) {
+    if (member.ranks == members.front().ranks) continue;
+    const bool fewer = !members.front().ranks.minus(member.ranks).empty();
+    const Ready& with = fewer ? members.front() : member;
+    const Ready& without = fewer ? member : members.front();
+    return "group \"" + key.second + "\"" + describe_set(key.first, roster.sets) + ": " +
+           describe_ranks(with.ranks.minus(without.ranks), roster.peers) + " submitted " +
+           describe(with.tensor.request) + " and joined without " +
+           describe(without.tensor.request) + "; submit the same group on every rank";
+  }
+  return std::nullopt;
 }
 
 void Coordinator::check_groups(const RequestTable& table, const Roster& roster, TimeUs) {
@@ -146,6 +169,21 @@ FlushState Coordinator::flush_state(const RequestTable& table, int in_flight) co
   return state;
 }
 
+// What comes after the removal of its set ends with the set; fused with something before it, one
+// member of a group would run and the others not.
+void Coordinator::drop_removed() {
+  std::set<ProcessSetId> removed;
+  std::erase_if(ready_, [&](const Ready& ready) {
+    const wire::Request& request = ready.tensor.request;
+    if (removed.contains(request.process_set)) return true;
+    const bool removes = request.kind == OpKind::kRemoveProcessSet;
+    if (removes && is_set_id(request.shape.at(0)) && request.shape[0] != kGlobalProcessSet) {
+      removed.insert(static_cast<ProcessSetId>(request.shape[0]));
+    }
+    return false;
+  });
+}
+
 std::vector<wire::Response> Coordinator::take_ready(const ResponseCache& cache) {
   std::vector<wire::Response> responses;
   size_t frame_bytes = 0;
@@ -160,6 +198,7 @@ std::vector<wire::Response> Coordinator::take_ready(const ResponseCache& cache) 
 
   std::stable_sort(ready_.begin(), ready_.end(),
                    [](const Ready& a, const Ready& b) { return a.order < b.order; });
+  drop_removed();
   std::vector<wire::ResponseTensor> tensors;
   tensors.reserve(ready_.size());
   for (Ready& ready : ready_) tensors.push_back(std::move(ready.tensor));
@@ -167,7 +206,8 @@ std::vector<wire::Response> Coordinator::take_ready(const ResponseCache& cache) 
   for (const auto& bucket : plan_fusion(tensors, options_.fusion_threshold_bytes)) {
     if (full()) {
       for (size_t index : bucket) {
-        left.push_back({std::move(tensors[index]), ready_[index].order, ready_[index].since});
+        ready_[index].tensor = std::move(tensors[index]);
+        left.push_back(std::move(ready_[index]));
       }
       continue;
     }

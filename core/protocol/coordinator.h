@@ -53,6 +53,7 @@ class Coordinator {
     wire::ResponseTensor tensor;
     uint64_t order = 0;
     TimeUs since = 0;
+    wire::RankSet ranks;  // that have submitted it; the others have joined
   };
   struct Group {
     uint32_t size = 0;
@@ -62,6 +63,8 @@ class Coordinator {
 
   void fail(const TableEntry& entry, const std::string& message);
   void fail_group(const GroupKey& key, const std::string& message);
+  std::optional<std::string> objection_to_group(const GroupKey& key, const Roster& roster) const;
+  void drop_removed();
   // As much of what is ready as fits into a frame.
   std::vector<wire::Response> take_ready(const ResponseCache& cache);
   FlushState flush_state(const RequestTable& table, int in_flight) const;

@@ -1,7 +1,6 @@
 // See node.h. This file: decisions and faults, applied. Decisions are identical on every rank and
 // applied in sequence; the response cache changes here and nowhere else.
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "core/protocol/cache_encoding.h"
@@ -116,8 +115,7 @@ void Node::State::apply_control(const wire::Response& response, std::vector<uint
 }
 
 Status Node::State::remove_process_set(int64_t number) {
-  const bool is_id = number >= 0 && number <= std::numeric_limits<ProcessSetId>::max();
-  const auto id = is_id ? static_cast<ProcessSetId>(number) : kGlobalProcessSet;
+  const auto id = is_set_id(number) ? static_cast<ProcessSetId>(number) : kGlobalProcessSet;
   if (!sets.removable(id)) {
     return Status(StatusCode::kInvalidArgument, "remove_process_set: there is no process set " +
                                                     std::to_string(number) +

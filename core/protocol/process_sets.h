@@ -4,6 +4,8 @@
 // never used again.
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <map>
 
 #include "core/wire/message.h"
@@ -11,6 +13,11 @@
 #include "khorus/types.h"
 
 namespace khorus::protocol {
+
+// Whether a number off the wire can be an id at all.
+inline bool is_set_id(int64_t number) noexcept {
+  return number >= 0 && number <= std::numeric_limits<ProcessSetId>::max();
+}
 
 class ProcessSets {
  public:

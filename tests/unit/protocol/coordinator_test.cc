@@ -152,6 +152,27 @@ TEST_F(CoordinatorTest, AGroupWhoseMembersDifferFails) {
                                      "on rank 1"));
 }
 
+// Fused with "a" the first of the group would run before the removal, and the other not at all.
+TEST_F(CoordinatorTest, NothingOfASetComesAfterItsRemoval) {
+  const auto in_set = [this](const std::string& name, const std::string& group = "") {
+    wire::Request member = request(name, group, group.empty() ? 0 : 2);
+    member.process_set = 1;
+    return member;
+  };
+  wire::Request remove;
+  remove.kind = OpKind::kRemoveProcessSet;
+  remove.name = "remove";
+  remove.shape = {1};
+  wire::Request other_type = in_set("g.1", "g");
+  other_type.dtype = DataType::kInt64;
+  complete(in_set("a"));
+  complete(remove);
+  complete(in_set("g.0", "g"));
+  complete(other_type);
+  complete(request("of all"));
+  EXPECT_EQ(names(*decide()), (std::vector<std::string>{"a", "remove", "of all"}));
+}
+
 TEST_F(CoordinatorTest, AMismatchFailsTheGroupsOfAllVariants) {
   TableEntry entry;
   entry.key = {0, "x"};

@@ -189,6 +189,32 @@ TEST(Join, AWaitForOneThatDoesNotJoinIsReported) {
               HasSubstr("join has waited 0.0 s for rank 1, joined by rank 0. rank 1 has not"));
 }
 
+// Rank 2 has another member in its group than the others, and joins: what it has not submitted
+// would run without it, and its own member would wait for ever.
+TEST(Join, AGroupWithOtherMembersFailsAlthoughItsRankHasJoined) {
+  World world(3);
+  const auto in_group = [](const std::string& name) {
+    wire::Request request = allreduce(name);
+    request.group = "g";
+    request.group_size = 2;
+    return request;
+  };
+  world.node(2).submit({{1, in_group("x"), {}}, {2, in_group("z"), {}}}, 0);
+  world.submit(2, 3, join());
+  for (int rank : {0, 1}) {
+    world.node(rank).submit({{1, in_group("x"), {}}, {2, in_group("y"), {}}}, 0);
+  }
+  world.settle();
+  for (int rank = 0; rank < 3; ++rank) {
+    EXPECT_TRUE(world.output(rank).executions.empty());
+    for (uint64_t ticket : {1, 2}) {
+      EXPECT_THAT(completion_of(world, rank, ticket).status.message(),
+                  HasSubstr("group \"g\": rank 2 submitted allreduce \"x\" and joined without "
+                            "allreduce \"y\""));
+    }
+  }
+}
+
 TEST(Join, AJoinedRankSubmitsNothing) {
   World world(2);
   world.submit(0, 1, join());
