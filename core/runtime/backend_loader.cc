@@ -12,6 +12,8 @@
 #include <utility>
 
 #include "core/runtime/static_backends.h"
+#include "khorus/khorus.h"
+#include "khorus/options.h"
 
 namespace khorus::runtime {
 namespace {
@@ -139,3 +141,17 @@ BackendSearch find_backends(const std::string& extra_directory) {
 }
 
 }  // namespace khorus::runtime
+
+namespace khorus {
+
+std::vector<std::string> installed_backends() {
+  const Result<Config> config = Config::from_environment();
+  std::vector<std::string> names;
+  for (const auto& found :
+       runtime::find_backends(config.ok() ? config->backend_path : "").backends) {
+    names.push_back(found.name);
+  }
+  return names;
+}
+
+}  // namespace khorus

@@ -81,7 +81,7 @@ void Lane::executor_loop() {
   }
 }
 
-Status Lane::wait_for(WorkState& work) {
+Status Lane::wait_for(WorkState& work, bool* signalled) {
   if (getpid() != owner_pid_) {
     return Status(StatusCode::kUnavailable,
                   "\"" + work.name() + "\" was submitted before a fork and belongs to process " +
@@ -89,6 +89,7 @@ Status Lane::wait_for(WorkState& work) {
                       std::to_string(getpid()));
   }
   LaneWaiter self;
+  self.may_run = signalled == nullptr;
   Parker::Address sleeper = nullptr;
   {
     Lock lock(mutex_);
@@ -104,10 +105,15 @@ Status Lane::wait_for(WorkState& work) {
       }
       link(self, work);
       lock.unlock();
-      self.parker.park();
+      const bool interrupted = signalled != nullptr && !self.parker.park_or_signal();
+      if (signalled == nullptr) self.parker.park();
       lock.lock();
       unlink(self, work);
       has_role = std::exchange(self.has_role, false);
+      if (interrupted && work.phase() != WorkState::Phase::kReleased) {
+        *signalled = true;
+        break;
+      }
     }
     if (has_role) sleeper = pass_role_on();
   }
@@ -150,8 +156,10 @@ Parker::Address Lane::give_role() {
   if (waiters_ != nullptr) {
     // Best somebody who waits for the very job that is next.
     for (const WorkStatePtr& work : queue_.front().works) {
-      if (work->waiters_ == nullptr) continue;
-      chosen = work->waiters_;
+      LaneWaiter* waiter = work->waiters_;
+      while (waiter != nullptr && !waiter->may_run) waiter = waiter->next_of_work;
+      if (waiter == nullptr) continue;
+      chosen = waiter;
       break;
     }
   }
@@ -225,6 +233,7 @@ void Lane::release(WorkState& work, std::vector<Parker::Address>* sleepers) {
 void Lane::link(LaneWaiter& waiter, WorkState& work) {
   waiter.next_of_work = work.waiters_;
   work.waiters_ = &waiter;
+  if (!waiter.may_run) return;
   waiter.previous = nullptr;
   waiter.next = waiters_;
   if (waiters_ != nullptr) waiters_->previous = &waiter;
@@ -237,6 +246,7 @@ void Lane::unlink(LaneWaiter& waiter, WorkState& work) {
     *at = waiter.next_of_work;
     break;
   }
+  if (!waiter.may_run) return;
   if (waiter.previous != nullptr) waiter.previous->next = waiter.next;
   if (waiter.next != nullptr) waiter.next->previous = waiter.previous;
   if (waiters_ == &waiter) waiters_ = waiter.next;

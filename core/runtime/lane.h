@@ -48,6 +48,8 @@ struct Job {
 struct LaneWaiter {
   Parker parker;
   bool has_role = false;
+  // Runs jobs while it waits. Not a thread that must see to signals: a job can take long.
+  bool may_run = true;
   LaneWaiter* next_of_work = nullptr;
   LaneWaiter* next = nullptr;  // of all waiters of the lane
   LaneWaiter* previous = nullptr;
@@ -82,8 +84,9 @@ class Lane {
 
   uint64_t finished_count() const noexcept { return finished_.load(std::memory_order_relaxed); }
 
-  // For WorkState. Unavailable in a forked child, else ok.
-  Status wait_for(WorkState& work);
+  // For WorkState. Unavailable in a forked child, else ok. With `signalled` a signal handler that
+  // runs on this thread ends the wait, and is noted there.
+  Status wait_for(WorkState& work, bool* signalled);
   // False when the work is over: then the caller runs the callback.
   bool add_callback(WorkState& work, std::function<void(const Status&)>& callback);
 

@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
+
 namespace khorus::runtime {
 
 void Parker::park() noexcept {
@@ -18,6 +20,24 @@ void Parker::park() noexcept {
     syscall(SYS_futex, &state_, FUTEX_WAIT_PRIVATE, kAsleep, nullptr, nullptr, 0);
   }
   state_.store(kEmpty, std::memory_order_relaxed);
+}
+
+bool Parker::park_or_signal() noexcept {
+  uint32_t seen = kEmpty;
+  if (!state_.compare_exchange_strong(seen, kAsleep, std::memory_order_acquire)) {
+    state_.store(kEmpty, std::memory_order_relaxed);
+    return true;
+  }
+  while (state_.load(std::memory_order_acquire) != kToken) {
+    const long result =
+        syscall(SYS_futex, &state_, FUTEX_WAIT_PRIVATE, kAsleep, nullptr, nullptr, 0);
+    if (result == 0 || errno != EINTR) continue;
+    seen = kAsleep;
+    // A token that came just now is taken.
+    if (state_.compare_exchange_strong(seen, kEmpty, std::memory_order_acquire)) return false;
+  }
+  state_.store(kEmpty, std::memory_order_relaxed);
+  return true;
 }
 
 void Parker::unpark(Address address) noexcept {

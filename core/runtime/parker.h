@@ -23,6 +23,8 @@ class Parker {
 
   // Sleeps until a token is there, and takes it.
   void park() noexcept;
+  // The same, but false when a signal handler ran on this thread before there was a token.
+  [[nodiscard]] bool park_or_signal() noexcept;
   // Leaves a token. Returns what unpark() needs, or null when nobody sleeps yet.
   Address give() noexcept {
     return state_.exchange(kToken, std::memory_order_acq_rel) == kAsleep ? &state_ : nullptr;

@@ -29,14 +29,23 @@ WorkState::WorkState(std::string name, Status status)
   operation_.name = std::move(name);
 }
 
-Status WorkState::wait() {
+Status WorkState::wait() { return wait(nullptr); }
+
+bool WorkState::wait_or_signal(Status* status) {
+  bool signalled = false;
+  Status waited = wait(&signalled);
+  if (!signalled) *status = std::move(waited);
+  return !signalled;
+}
+
+Status WorkState::wait(bool* signalled) {
   if (phase() == Phase::kPending || phase() == Phase::kOver) {
     // In a callback of this very Work: it is over, and this thread is the one that says so.
     const bool in_callback =
         phase() == Phase::kOver && finisher_.load() == std::this_thread::get_id();
     if (!in_callback) {
-      const Status waited = lane_->wait_for(*this);
-      if (!waited.ok()) return waited;
+      const Status waited = lane_->wait_for(*this, signalled);
+      if (!waited.ok() || (signalled != nullptr && *signalled)) return waited;
     }
   }
   return status_;

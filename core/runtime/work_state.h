@@ -42,6 +42,7 @@ class WorkState final : public Work {
   const std::string& name() const noexcept override { return operation_.name; }
   bool poll() const noexcept override { return phase() != Phase::kPending; }
   Status wait() override;
+  bool wait_or_signal(Status* status) override;
   TensorView result() const override;
   std::vector<int64_t> first_extents() const override;
   int last_joined() const override;
@@ -72,6 +73,7 @@ class WorkState final : public Work {
   friend class Lane;
   // kOver: the status is known, callbacks run; kReleased: waiters return.
   enum class Phase : uint8_t { kPending, kOver, kReleased };
+  Status wait(bool* signalled);
   Phase phase() const noexcept { return phase_.load(std::memory_order_acquire); }
 
   Operation operation_;

@@ -40,6 +40,10 @@ KHORUS_API void init(const EngineOptions& options);
 KHORUS_API void shutdown();
 KHORUS_API bool is_initialized() noexcept;
 
+// Names of the backend plugins that are installed, usable here or not (khorusrun --check-build says
+// why not): "gloo", "local", "mpi", "shm".
+KHORUS_API std::vector<std::string> installed_backends();
+
 // The default engine. Throws Error(Unavailable) before init().
 KHORUS_API Engine& engine();
 

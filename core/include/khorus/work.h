@@ -29,6 +29,10 @@ class KHORUS_API Work {
   // PeerLost or Aborted error, or by shutdown.
   virtual Status wait() = 0;
 
+  // As wait(), but false when a signal handler ran on this thread before the operation was over:
+  // for interpreters, which must see to the signal and may wait again. Then `status` is unchanged.
+  virtual bool wait_or_signal(Status* status) = 0;
+
   // What came of it. REQUIRES: poll() is true and the Status was ok.
   // allreduce, broadcast, recv: the output tensor the caller gave. allgather, alltoall: memory that
   // the engine allocated, with shape [sum of first extents, rest...]; reducescatter: the same with

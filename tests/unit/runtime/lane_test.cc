@@ -2,6 +2,8 @@
 #include "core/runtime/lane.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
@@ -182,6 +184,43 @@ TEST(Lane, StopGivesUpOnARunnerThatDoesNotReturn) {
   leave.count_down();
   EXPECT_TRUE(work->wait().ok());
   EXPECT_TRUE(lane->stop(soon()));
+}
+
+// SIGUSR1 reaches the waiting thread; the job it waits for runs elsewhere, for it must be free for
+// signals even while the job is running.
+TEST(Lane, AWaitThatSignalsInterrupt) {
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_handler = [](int) {};
+  ASSERT_EQ(sigaction(SIGUSR1, &action, &before), 0);
+  auto lane = std::make_shared<Lane>();
+  std::latch running(1), go_on(1);
+  std::thread::id runner;
+  lane->start([&](Job& job) {
+    runner = std::this_thread::get_id();
+    running.count_down();
+    go_on.wait();
+    finish_all(*lane, job);
+    return true;
+  });
+  const WorkStatePtr work = make_work(lane, 0);
+  std::atomic<int> interruptions{0};
+  Status status(StatusCode::kInternal, "unchanged");
+  std::thread waiter([&] {
+    while (!work->wait_or_signal(&status)) {
+      EXPECT_EQ(status.code(), StatusCode::kInternal);
+      if (++interruptions == 3) go_on.count_down();
+    }
+  });
+  lane->push(jobs_of({work}));
+  running.wait();
+  EXPECT_NE(runner, waiter.get_id());
+  while (interruptions < 3) pthread_kill(waiter.native_handle(), SIGUSR1);
+  waiter.join();
+  EXPECT_TRUE(status.ok());
+  EXPECT_TRUE(work->wait_or_signal(&status));
+  ASSERT_TRUE(lane->stop(soon()));
+  ASSERT_EQ(sigaction(SIGUSR1, &before, nullptr), 0);
 }
 
 TEST(Work, CallbacksRunBeforeWaitersReturn) {
