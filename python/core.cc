@@ -1,0 +1,272 @@
+// khorus._core: the engine for Python, without any framework.
+//
+// Tensors are (address, dtype, shape): whoever calls keeps the memory alive, which a Handle does
+// (khorus/_handle.py). Results whose size only the engine knows are objects with the buffer
+// protocol. The GIL is released wherever a call can block; the threads of the engine never take it.
+// A wait on the main thread returns to the interpreter for every signal, so that Ctrl-C ends it.
+//
+// Errors: InvalidArgument and DuplicateName are ValueError; all else is khorus.HorovodInternalError
+// (a RuntimeError), with the status code and the lost rank as attributes.
+#include <pybind11/functional.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "khorus/khorus.h"
+#include "khorus/version.h"
+
+namespace py = pybind11;
+
+namespace khorus::python {
+namespace {
+
+// Address, number of the DataType, extents.
+using Tensor = std::tuple<std::uintptr_t, int, Shape>;
+
+TensorView view_of(const Tensor& tensor) {
+  TensorView view;
+  view.data = reinterpret_cast<void*>(std::get<0>(tensor));
+  view.dtype = static_cast<DataType>(std::get<1>(tensor));
+  view.shape = std::get<2>(tensor);
+  return view;
+}
+
+std::vector<NamedTensor> members_of(const std::vector<std::string>& names,
+                                    const std::vector<Tensor>& inputs,
+                                    const std::vector<Tensor>& outputs) {
+  std::vector<NamedTensor> members;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    NamedTensor& member = members.emplace_back();
+    if (i < names.size()) member.name = names[i];
+    member.input = view_of(inputs[i]);
+    if (i < outputs.size()) member.output = view_of(outputs[i]);
+  }
+  return members;
+}
+
+PyObject* engine_error = nullptr;  // khorus.HorovodInternalError; made once, lives for ever
+
+[[noreturn]] void raise(const Status& status) {
+  if (status.code() == StatusCode::kInvalidArgument ||
+      status.code() == StatusCode::kDuplicateName) {
+    throw py::value_error(status.message());
+  }
+  const py::handle type(engine_error);
+  const py::object error = type(status.to_string());
+  error.attr("code") = std::string(status_code_name(status.code()));
+  error.attr("lost_rank") = status.lost_rank();
+  PyErr_SetObject(type.ptr(), error.ptr());
+  throw py::error_already_set();
+}
+
+void check(const Status& status) {
+  if (!status.ok()) raise(status);
+}
+
+template <class Call>
+auto without_gil(const Call& call) {
+  const py::gil_scoped_release released;
+  return call();
+}
+
+// Runs a blocking call of the convenience API; its exception becomes a Status outside.
+template <class Call>
+void blocking(const Call& call) {
+  std::optional<Status> failure;
+  {
+    const py::gil_scoped_release released;
+    try {
+      call();
+    } catch (const Error& error) {
+      failure = error.status();
+    }
+  }
+  if (failure) raise(*failure);
+}
+
+Engine& the_engine() {
+  try {
+    return engine();
+  } catch (const Error& error) {
+    raise(error.status());
+  }
+}
+
+// Memory that the engine allocated, readable and writable as bytes.
+class Result {
+ public:
+  explicit Result(TensorView view) : view_(std::move(view)) {}
+  py::buffer_info buffer() const {
+    static char nothing = 0;  // a buffer without elements still has an address
+    void* const data = view_.data == nullptr ? &nothing : view_.data;
+    return py::buffer_info(data, 1, py::format_descriptor<uint8_t>::format(),
+                           static_cast<py::ssize_t>(view_.bytes()));
+  }
+  const Shape& shape() const { return view_.shape; }
+  int dtype() const { return static_cast<int>(view_.dtype); }
+
+ private:
+  TensorView view_;
+};
+
+void wait_for(const WorkPtr& work) {
+  Status status;
+  while (!without_gil([&] { return work->wait_or_signal(&status); })) {
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+  check(status);
+}
+
+AllreduceOptions reduction(int op, double prescale, double postscale, ProcessSetId set) {
+  AllreduceOptions options;
+  options.op = static_cast<ReduceOp>(op);
+  options.prescale = prescale;
+  options.postscale = postscale;
+  options.process_set = set;
+  return options;
+}
+
+void bind_work(py::module_& m) {
+  py::class_<Result>(m, "Result", py::buffer_protocol())
+      .def_buffer(&Result::buffer)
+      .def_property_readonly("shape", &Result::shape)
+      .def_property_readonly("dtype", &Result::dtype);
+  py::class_<Work, WorkPtr>(m, "Work")
+      .def_property_readonly("name", &Work::name)
+      .def("poll", &Work::poll)
+      .def("wait", &wait_for)
+      .def("result", [](const Work& work) { return Result(work.result()); })
+      .def("first_extents", &Work::first_extents)
+      .def("last_joined", &Work::last_joined);
+}
+
+void bind_reductions(py::module_& m) {
+  m.def("allreduce", [](const std::string& name, const Tensor& input, const Tensor& output, int op,
+                        double prescale, double postscale, ProcessSetId set) {
+    return the_engine().allreduce_async(name, view_of(input), view_of(output),
+                                        reduction(op, prescale, postscale, set));
+  });
+  m.def("grouped_allreduce",
+        [](const std::string& group, const std::vector<std::string>& names,
+           const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs, int op,
+           double prescale, double postscale, ProcessSetId set) {
+          return the_engine().grouped_allreduce_async(group, members_of(names, inputs, outputs),
+                                                      reduction(op, prescale, postscale, set));
+        });
+  m.def("reducescatter", [](const std::string& name, const Tensor& input, int op, double prescale,
+                            double postscale, ProcessSetId set) {
+    return the_engine().reducescatter_async(name, view_of(input),
+                                            reduction(op, prescale, postscale, set));
+  });
+  m.def("grouped_reducescatter", [](const std::string& group, const std::vector<std::string>& names,
+                                    const std::vector<Tensor>& inputs, int op, double prescale,
+                                    double postscale, ProcessSetId set) {
+    return the_engine().grouped_reducescatter_async(group, members_of(names, inputs, {}),
+                                                    reduction(op, prescale, postscale, set));
+  });
+}
+
+void bind_movements(py::module_& m) {
+  m.def("allgather", [](const std::string& name, const Tensor& input, ProcessSetId set) {
+    return the_engine().allgather_async(name, view_of(input), set);
+  });
+  m.def("grouped_allgather", [](const std::string& group, const std::vector<std::string>& names,
+                                const std::vector<Tensor>& inputs, ProcessSetId set) {
+    return the_engine().grouped_allgather_async(group, members_of(names, inputs, {}), set);
+  });
+  m.def("broadcast", [](const std::string& name, const Tensor& input, const Tensor& output,
+                        int root, ProcessSetId set) {
+    return the_engine().broadcast_async(name, view_of(input), view_of(output), root, set);
+  });
+  m.def("grouped_broadcast", [](const std::string& group, const std::vector<std::string>& names,
+                                const std::vector<Tensor>& inputs,
+                                const std::vector<Tensor>& outputs, int root, ProcessSetId set) {
+    return the_engine().grouped_broadcast_async(group, members_of(names, inputs, outputs), root,
+                                                set);
+  });
+  m.def("alltoall", [](const std::string& name, const Tensor& input,
+                       const std::vector<int64_t>& splits, ProcessSetId set) {
+    return the_engine().alltoall_async(name, view_of(input), splits, set);
+  });
+  m.def("grouped_alltoall", [](const std::string& group, const std::vector<std::string>& names,
+                               const std::vector<Tensor>& inputs,
+                               const std::vector<std::vector<int64_t>>& splits, ProcessSetId set) {
+    return the_engine().grouped_alltoall_async(group, members_of(names, inputs, {}), splits, set);
+  });
+  m.def("send", [](const Tensor& input, int peer, int tag, ProcessSetId set) {
+    return the_engine().send_async(view_of(input), peer, tag, set);
+  });
+  m.def("recv", [](const Tensor& output, int peer, int tag, ProcessSetId set) {
+    return the_engine().recv_async(view_of(output), peer, tag, set);
+  });
+  m.def("join", [] { return the_engine().join_async(); });
+  m.def("barrier", [](const std::string& name, ProcessSetId set) {
+    return the_engine().barrier_async(name, set);
+  });
+}
+
+void bind_life(py::module_& m) {
+  m.def("init", [](const std::vector<std::vector<int>>& sets) {
+    blocking([&] { init(); });
+    // The engine is there already if this was not the first call; sets are then added as usual.
+    std::vector<ProcessSetId> ids;
+    blocking([&] {
+      for (const auto& ranks : sets) ids.push_back(add_process_set(ranks));
+    });
+    return ids;
+  });
+  m.def("shutdown", [] { blocking([] { shutdown(); }); });
+  m.def("is_initialized", [] { return is_initialized(); });
+  m.def("installed_backends", &installed_backends);
+  m.def("place", [] {
+    const Place& place = the_engine().place();
+    return std::make_tuple(place.rank, place.size, place.local_rank, place.local_size,
+                           place.cross_rank, place.cross_size);
+  });
+  m.def("backend_name", [] { return the_engine().backend_name(); });
+  m.def("add_process_set", [](const std::vector<int>& ranks) {
+    ProcessSetId id = -1;
+    blocking([&] { id = add_process_set(ranks); });
+    return id;
+  });
+  m.def("remove_process_set", [](ProcessSetId id) { blocking([&] { remove_process_set(id); }); });
+  m.def("process_set_ranks", [](ProcessSetId id) {
+    const auto ranks = the_engine().process_set_ranks(id);
+    check(ranks.status());
+    return *ranks;
+  });
+  m.def("start_timeline", [](const std::string& path, bool mark_cycles) {
+    check(the_engine().start_timeline(path, mark_cycles));
+  });
+  m.def("stop_timeline", [] { check(the_engine().stop_timeline()); });
+  m.def("metrics_text", [] { return the_engine().metrics_text(); });
+  m.def("dump_flight_recorder",
+        [](const std::string& path) { check(the_engine().dump_flight_recorder(path)); });
+}
+
+}  // namespace
+}  // namespace khorus::python
+
+PYBIND11_MODULE(_core, m) {
+  using namespace khorus::python;
+  m.doc() = "The engine of Khorus; see core.cc.";
+  m.attr("__version__") = KHORUS_VERSION_STRING;
+  engine_error = PyErr_NewExceptionWithDoc(
+      "khorus.HorovodInternalError",
+      "An operation failed because of another rank, the network or a disagreement of ranks.\n\n"
+      "`code` is the status in words (\"peer lost\", \"mismatch\", ...), `lost_rank` the rank "
+      "that\n"
+      "was lost, or -1.",
+      PyExc_RuntimeError, nullptr);
+  m.attr("HorovodInternalError") = py::handle(engine_error);
+  bind_work(m);
+  bind_reductions(m);
+  bind_movements(m);
+  bind_life(m);
+}

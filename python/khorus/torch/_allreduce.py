@@ -1,0 +1,280 @@
+"""allreduce on torch tensors, in all its forms; see mpi_ops.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from khorus import _core
+from khorus.process_sets import ProcessSet, global_process_set, id_of
+from khorus.reduce_ops import Adasum, Average, Max, Min, Product, ReduceOp, Sum, chosen_op
+from khorus.torch._tensors import (
+    Handle,
+    checked,
+    copied_back,
+    member_names,
+    synchronize,
+    tidy,
+    view,
+    writable,
+)
+from khorus.torch.compression import Compression, Compressor
+
+Tensor = torch.Tensor
+Tensors = Sequence[Tensor]
+
+
+def _allreduce_into(
+    inputs: Tensors,
+    outputs: Tensors,
+    names: Sequence[str],
+    group: str | None,
+    op: ReduceOp,
+    prescale_factor: float,
+    postscale_factor: float,
+    process_set: ProcessSet,
+    in_place: bool,
+) -> Handle:
+    """`outputs` get the reduction of `inputs`. `group`: None for a single tensor."""
+    tidy()
+    scales = (op, prescale_factor, postscale_factor, id_of(process_set))
+    sources = writable(inputs, "allreduce")
+    targets = sources if in_place else writable(outputs, "allreduce")
+    if group is None:
+        name = names[0] if names else ""
+        works = [_core.allreduce(name, view(sources[0]), view(targets[0]), *scales)]
+    else:
+        works = _core.grouped_allreduce(
+            group, names, [view(t) for t in sources], [view(t) for t in targets], *scales
+        )
+
+    def finish(_: list[_core.Work]) -> Any:
+        copied_back(outputs, targets)
+        return outputs[0] if group is None else list(outputs)
+
+    return Handle(works, (inputs, outputs, sources, targets), finish)
+
+
+def allreduce_async(
+    tensor: Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: ReduceOp | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Handle:
+    """The reduction of `tensor` over the ranks, in a new tensor. Returns a handle."""
+    output = torch.empty_like(checked(tensor, "allreduce"))
+    return _allreduce_into(
+        [tensor],
+        [output],
+        [name or ""],
+        None,
+        chosen_op(average, op),
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        in_place=False,
+    )
+
+
+def allreduce_async_(
+    tensor: Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: ReduceOp | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Handle:
+    """The same in place."""
+    return _allreduce_into(
+        [tensor],
+        [tensor],
+        [name or ""],
+        None,
+        chosen_op(average, op),
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        in_place=True,
+    )
+
+
+def grouped_allreduce_async(
+    tensors: Tensors,
+    average: bool | None = None,
+    name: str | None = None,
+    op: ReduceOp | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Handle:
+    """The reductions of several tensors: all run, or none."""
+    outputs = [torch.empty_like(checked(tensor, "grouped_allreduce")) for tensor in tensors]
+    return _allreduce_into(
+        tensors,
+        outputs,
+        member_names(name, tensors),
+        name or "",
+        chosen_op(average, op),
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        in_place=False,
+    )
+
+
+def grouped_allreduce_async_(
+    tensors: Tensors,
+    average: bool | None = None,
+    name: str | None = None,
+    op: ReduceOp | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Handle:
+    """The same in place."""
+    return _allreduce_into(
+        tensors,
+        tensors,
+        member_names(name, tensors),
+        name or "",
+        chosen_op(average, op),
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        in_place=True,
+    )
+
+
+def _gradient_of_reduction(
+    op: ReduceOp, gradient: Tensor, x: Tensor, y: Tensor, scales: tuple[float, float], s: ProcessSet
+) -> Tensor:
+    """d(sum over ranks of <gradient, y>)/dx for y = postscale * reduction(prescale * x)."""
+    prescale, postscale = scales
+    if op in (Sum, Average):
+        return synchronize(
+            allreduce_async(
+                gradient,
+                op=op,
+                prescale_factor=prescale,
+                postscale_factor=postscale,
+                process_set=s,
+            )
+        )
+    if op is Adasum:
+        raise NotImplementedError("Adasum has no gradient; use it on gradients, not in a model")
+    total = synchronize(allreduce_async(gradient, op=Sum, process_set=s))
+    scaled = x * prescale
+    reduced = y / postscale
+    if op is Product:
+        return total * postscale * prescale * reduced / scaled
+    # The element that was taken; shared evenly by those that are equal.
+    mine = (scaled == reduced).to(gradient.dtype)
+    sharing = synchronize(allreduce_async(mine, op=Sum, process_set=s))
+    return total * postscale * prescale * mine / sharing
+
+
+class _Allreduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, options: tuple[Any, ...], *tensors: Tensor) -> Any:
+        ctx.options = options
+        group, name, op, prescale, postscale, process_set = options
+        handle = (
+            grouped_allreduce_async(tensors, None, name, op, prescale, postscale, process_set)
+            if group
+            else allreduce_async(tensors[0], None, name, op, prescale, postscale, process_set)
+        )
+        result = synchronize(handle)
+        outputs = tuple(result) if group else (result,)
+        if op in (Min, Max, Product):
+            ctx.save_for_backward(*tensors, *outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        _, _, op, prescale, postscale, process_set = ctx.options
+        saved = ctx.saved_tensors
+        n = len(gradients)
+        inputs, outputs = (saved[:n], saved[n:]) if saved else (gradients, gradients)
+        return None, *(
+            _gradient_of_reduction(op, g, x, y, (prescale, postscale), process_set)
+            for g, x, y in zip(gradients, inputs, outputs, strict=True)
+        )
+
+
+def allreduce(
+    tensor: Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    compression: type[Compressor] = Compression.none,
+    op: ReduceOp | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Tensor:
+    """The elementwise reduction over the ranks of the set: a new tensor, differentiable."""
+    smaller, context = compression.compress(tensor)
+    options = (
+        False,
+        name,
+        chosen_op(average, op),
+        prescale_factor,
+        postscale_factor,
+        process_set,
+    )
+    (reduced,) = _Allreduce.apply(options, smaller)
+    return compression.decompress(reduced, context)
+
+
+def allreduce_(
+    tensor: Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: ReduceOp | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Tensor:
+    """The same in place, without a gradient."""
+    return synchronize(
+        allreduce_async_(tensor, average, name, op, prescale_factor, postscale_factor, process_set)
+    )
+
+
+def grouped_allreduce(
+    tensors: Tensors,
+    average: bool | None = None,
+    name: str | None = None,
+    compression: type[Compressor] = Compression.none,
+    op: ReduceOp | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> list[Tensor]:
+    """The reductions of several tensors: all run, or none. Differentiable."""
+    pairs = [compression.compress(tensor) for tensor in tensors]
+    options = (True, name, chosen_op(average, op), prescale_factor, postscale_factor, process_set)
+    reduced = _Allreduce.apply(options, *(smaller for smaller, _ in pairs))
+    return [compression.decompress(t, c) for t, (_, c) in zip(reduced, pairs, strict=True)]
+
+
+def grouped_allreduce_(
+    tensors: Tensors,
+    average: bool | None = None,
+    name: str | None = None,
+    op: ReduceOp | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> list[Tensor]:
+    """The same in place, without a gradient."""
+    return synchronize(
+        grouped_allreduce_async_(
+            tensors, average, name, op, prescale_factor, postscale_factor, process_set
+        )
+    )

@@ -1,0 +1,141 @@
+"""Tensors for the engine, and its results as tensors. Not public."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from khorus import _core
+
+_NUMBERS = {
+    torch.uint8: 0,
+    torch.int8: 1,
+    torch.int16: 2,
+    torch.int32: 3,
+    torch.int64: 4,
+    torch.float16: 5,
+    torch.bfloat16: 6,
+    torch.float32: 7,
+    torch.float64: 8,
+    torch.bool: 9,
+}
+_DTYPES = {number: dtype for dtype, number in _NUMBERS.items()}
+
+View = tuple[int, int, Sequence[int]]
+
+
+class Handle:
+    """One operation under way: what an asynchronous function returns.
+
+    It keeps the tensors of the operation alive until the engine has finished with them, even if it
+    is dropped before.
+    """
+
+    __slots__ = ("_error", "_finish", "_kept", "_result", "_works")
+
+    def __init__(
+        self, works: list[_core.Work], kept: object, finish: Callable[[list[_core.Work]], Any]
+    ) -> None:
+        self._works = works
+        self._kept: object = kept
+        self._finish: Callable[[list[_core.Work]], Any] | None = finish
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def poll(self) -> bool:
+        return all(work.poll() for work in self._works)
+
+    def wait(self) -> Any:
+        if self._finish is None:
+            if self._error is not None:
+                raise self._error
+            return self._result
+        error: BaseException | None = None
+        for work in self._works:  # all of them: what failed may still use memory of others
+            try:
+                work.wait()
+            except (RuntimeError, ValueError) as failure:
+                error = error or failure
+        finish, self._finish = self._finish, None
+        self._kept, kept = None, self._kept
+        if error is not None:
+            self._error = error
+            raise error
+        self._result = finish(self._works)
+        del kept
+        return self._result
+
+    def __del__(self) -> None:
+        if self._finish is not None and not self.poll():
+            _abandoned.append((self._works, self._kept))
+
+
+# Of handles that were dropped early, until their operations are over.
+_abandoned: list[tuple[list[_core.Work], object]] = []
+
+
+def tidy() -> None:
+    """Lets go of what abandoned operations no longer need."""
+    if _abandoned:
+        _abandoned[:] = [item for item in _abandoned if not all(w.poll() for w in item[0])]
+
+
+def checked(tensor: torch.Tensor, what: str) -> torch.Tensor:
+    """A tensor that the engine can read: of the CPU, dense, of a known dtype, contiguous."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{what}: expected a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.is_sparse:
+        raise ValueError(f"{what}: the tensor is sparse; use sparse_allreduce_async, or to_dense()")
+    if tensor.device.type != "cpu":
+        raise ValueError(
+            f"{what}: the tensor is on {tensor.device}; this version moves tensors of the CPU"
+        )
+    if tensor.dtype not in _NUMBERS:
+        raise TypeError(
+            f"{what}: {tensor.dtype} cannot be communicated; there are "
+            + ", ".join(str(dtype) for dtype in _NUMBERS)
+        )
+    return tensor.detach().contiguous()
+
+
+def view(tensor: torch.Tensor) -> View:
+    return tensor.data_ptr(), _NUMBERS[tensor.dtype], tuple(tensor.shape)
+
+
+def result_of(work: _core.Work) -> torch.Tensor:
+    """The engine's own memory as a tensor, without a copy."""
+    result = work.result()
+    dtype = _DTYPES[result.dtype]
+    shape = tuple(result.shape)
+    if 0 in shape:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(result, dtype=dtype).reshape(shape)
+
+
+def poll(handle: Handle) -> bool:
+    """Whether synchronize() would return at once."""
+    return handle.poll()
+
+
+def synchronize(handle: Handle) -> Any:
+    """Waits for an asynchronous operation and returns its result."""
+    return handle.wait()
+
+
+def copied_back(outputs: Sequence[torch.Tensor], written: Sequence[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for output, tensor in zip(outputs, written, strict=True):
+            if output.data_ptr() != tensor.data_ptr():
+                output.copy_(tensor)
+
+
+def writable(tensors: Sequence[torch.Tensor], what: str) -> list[torch.Tensor]:
+    """What the engine may write to: the tensors themselves, or contiguous copies."""
+    return [checked(tensor, what) for tensor in tensors]
+
+
+def member_names(name: str | None, tensors: Sequence[torch.Tensor]) -> list[str]:
+    """Of a group that has a name; else the engine makes them."""
+    return [] if name is None else [f"{name}.{i + 1}of{len(tensors)}" for i in range(len(tensors))]

@@ -1,0 +1,143 @@
+"""Broadcast of parameters, optimizer state and objects; allgather of objects."""
+
+from __future__ import annotations
+
+import collections.abc
+import io
+import pickle
+from typing import Any
+
+import torch
+
+from khorus.basics import rank
+from khorus.process_sets import ProcessSet, global_process_set
+from khorus.torch.mpi_ops import allgather, broadcast_, broadcast_async_, synchronize
+
+__all__ = [
+    "allgather_object",
+    "broadcast_object",
+    "broadcast_optimizer_state",
+    "broadcast_parameters",
+]
+
+
+def broadcast_parameters(
+    params: Any, root_rank: int, process_set: ProcessSet = global_process_set
+) -> None:
+    """The root's values of all tensors of `params` (a state_dict(), or named_parameters()), in
+    place on every rank."""
+    if isinstance(params, collections.abc.Mapping):
+        named = sorted(params.items())
+    elif isinstance(params, collections.abc.Iterable):
+        named = [p if isinstance(p, tuple) else (str(i), p) for i, p in enumerate(params)]
+    else:
+        raise ValueError(f"broadcast_parameters: params is a {type(params).__name__}")
+    handles = [
+        broadcast_async_(p, root_rank, f"broadcast.{name}", process_set)
+        for name, p in named
+        if isinstance(p, torch.Tensor)
+    ]
+    for handle in handles:
+        synchronize(handle)
+
+
+class _Missing:
+    """In place of a tensor in an object that travels: its number in the list of tensors."""
+
+    def __init__(self, number: int, shape: torch.Size, dtype: torch.dtype) -> None:
+        self.number, self.shape, self.dtype = number, shape, dtype
+
+
+def _without_tensors(value: Any, tensors: list[torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        tensors.append(value.detach())
+        return _Missing(len(tensors) - 1, value.shape, value.dtype)
+    if isinstance(value, dict):
+        return {key: _without_tensors(item, tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_tensors(item, tensors) for item in value)
+    return value
+
+
+def _with_tensors(value: Any, tensors: list[torch.Tensor]) -> Any:
+    if isinstance(value, _Missing):
+        return tensors[value.number]
+    if isinstance(value, dict):
+        return {key: _with_tensors(item, tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_tensors(item, tensors) for item in value)
+    return value
+
+
+def broadcast_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    root_rank: int,
+    model: torch.nn.Module | None = None,
+    process_set: ProcessSet = global_process_set,
+) -> None:
+    """The root's state and options of any torch.optim optimizer, fresh or used, on every rank.
+
+    The parameters themselves are broadcast_parameters' business. `model` is Horovod's, and not
+    needed."""
+    tensors: list[torch.Tensor] = []
+    skeleton = _without_tensors(optimizer.state_dict(), tensors)
+    shapes = [(t.shape, t.dtype) for t in tensors]
+    skeleton, shapes = broadcast_object(
+        (skeleton, shapes), root_rank, "optimizer_state", process_set
+    )
+    if rank() != root_rank:
+        tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
+    handles = [
+        broadcast_async_(tensor, root_rank, f"optimizer_state.{i}", process_set)
+        for i, tensor in enumerate(tensors)
+    ]
+    for handle in handles:
+        synchronize(handle)
+    if rank() != root_rank:
+        state = _with_tensors(skeleton, tensors)
+        optimizer.load_state_dict(state)
+        # Which casts what is floating-point to the parameter's dtype; the root's are kept as is.
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, of_parameter in state["state"].items():
+            if isinstance(number, int):
+                optimizer.state[parameters[number]] = of_parameter
+
+
+def _bytes_of(obj: Any) -> torch.Tensor:
+    memory = io.BytesIO()
+    pickle.dump(obj, memory, protocol=pickle.HIGHEST_PROTOCOL)
+    return torch.frombuffer(bytearray(memory.getvalue()), dtype=torch.uint8)
+
+
+def _object_of(tensor: torch.Tensor) -> Any:
+    return pickle.loads(tensor.numpy().tobytes())
+
+
+def broadcast_object(
+    obj: Any,
+    root_rank: int = 0,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+) -> Any:
+    """The root's object, pickled on its way. The data plane of Gloo and MPI is not authenticated:
+    use it among hosts and users you trust."""
+    name = name or "object"
+    is_root = rank() == root_rank
+    data = _bytes_of(obj) if is_root else torch.empty(0, dtype=torch.uint8)
+    length = torch.tensor([data.numel()], dtype=torch.int64)
+    broadcast_(length, root_rank, f"{name}.length", process_set)
+    if not is_root:
+        data = torch.empty(int(length.item()), dtype=torch.uint8)
+    broadcast_(data, root_rank, f"{name}.data", process_set)
+    return obj if is_root else _object_of(data)
+
+
+def allgather_object(
+    obj: Any, name: str | None = None, process_set: ProcessSet = global_process_set
+) -> list[Any]:
+    """The objects of all ranks of the set, in rank order."""
+    name = name or "objects"
+    data = _bytes_of(obj)
+    lengths = allgather(torch.tensor([data.numel()]), f"{name}.lengths", process_set)
+    gathered = allgather(data, f"{name}.data", process_set)
+    return [_object_of(piece) for piece in torch.split(gathered, lengths.tolist())]
