@@ -20,6 +20,16 @@ inline wire::Request allreduce(const std::string& name) {
   return request;
 }
 
+inline wire::Request send(int from, int to, int64_t count = 4) {
+  wire::Request request;
+  request.kind = OpKind::kSendRecv;
+  request.name = std::to_string(from) + ">" + std::to_string(to);
+  request.root_rank = from;
+  request.peer = to;
+  request.shape = {count};
+  return request;
+}
+
 // `size` nodes with frames delivered at once, in order.
 class World {
  public:
@@ -89,5 +99,13 @@ class World {
   std::deque<Flying> flying_;
   TimeUs now_ = 0;
 };
+
+inline const Completion& completion_of(World& world, int rank, uint64_t ticket) {
+  for (const Completion& completion : world.output(rank).completions) {
+    if (completion.ticket == ticket) return completion;
+  }
+  static const Completion kNone{0, Status(StatusCode::kInternal, "not over"), {}, 0, -1};
+  return kNone;
+}
 
 }  // namespace khorus::protocol
