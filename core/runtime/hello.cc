@@ -60,11 +60,6 @@ std::string by_value(const std::vector<Hello>& hellos,
   return text;
 }
 
-bool in_one_process(const std::vector<Hello>& hellos) {
-  return std::all_of(hellos.begin(), hellos.end(),
-                     [&](const Hello& hello) { return hello.process == hellos.front().process; });
-}
-
 // Empty, or why this backend cannot carry the job.
 std::string obstacle(const std::vector<Hello>& hellos, const std::string& name) {
   for (size_t rank = 0; rank < hellos.size(); ++rank) {
@@ -73,11 +68,11 @@ std::string obstacle(const std::vector<Hello>& hellos, const std::string& name) 
                                  [&](const Hello::Backend& b) { return b.name == name; });
     if (it == backends.end()) return describe(hellos[rank], rank) + " does not have it";
     if (!it->problem.empty()) return describe(hellos[rank], rank) + ": " + it->problem;
-    if (it->in_process_only && !in_one_process(hellos)) {
-      return "it needs all ranks in one process, and rank 0 is in another than " +
-             describe(hellos[rank], rank);
+    if (it->in_process_only && hellos[rank].process != hellos.front().process) {
+      return "it needs all ranks in one process, and " + describe(hellos[rank], rank) +
+             " is in another than " + describe(hellos.front(), 0);
     }
-    if (!it->one_host_only || rank == 0) continue;
+    if (!it->one_host_only) continue;
     const std::string how = apart(hellos[rank].machine, hellos.front().machine);
     if (!how.empty()) {
       return "it needs all ranks on one host, and " + describe(hellos[rank], rank) + " " + how +
