@@ -14,7 +14,7 @@ TIMEOUT_S = 150
 
 
 def run(
-    *command: object, ranks: int = 0, backend: str = "gloo"
+    *command: object, ranks: int = 0, backend: str = "auto"
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program of ours, under khorusrun when `ranks` is not 0."""
     words = [str(BIN / str(command[0])), *map(str, command[1:])]

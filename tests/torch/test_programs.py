@@ -14,17 +14,18 @@ import pytest
 from programs import good, run
 
 
+@pytest.mark.parametrize("backend", ["shm", "gloo"])
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_equivalence_between_processes(ranks: int) -> None:
-    text = "\n".join(good(run("distributed_check", ranks=ranks)))
+def test_equivalence_between_processes(ranks: int, backend: str) -> None:
+    text = "\n".join(good(run("distributed_check", ranks=ranks, backend=backend)))
     assert text.count("(good)") == 2 * ranks, text
-    assert text.count("backend gloo") == ranks, text
+    assert text.count(f"backend {backend}") == ranks, text
 
 
 @pytest.mark.parametrize("order", ["torch-first", "khorus-first"])
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_two_gloos_in_one_process(tmp_path: Path, order: str, ranks: int) -> None:
-    lines = good(run("two_gloos", order, tmp_path / "store", ranks=ranks))
+    lines = good(run("two_gloos", order, tmp_path / "store", ranks=ranks, backend="gloo"))
     assert len([line for line in lines if line.endswith(": good")]) == ranks, lines
 
 

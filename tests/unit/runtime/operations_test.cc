@@ -117,6 +117,8 @@ TEST_P(Operations, SendsMeetInOrder) {
       EXPECT_EQ(in, std::vector<float>(5, static_cast<float>(previous * 1000 + i)));
       EXPECT_EQ(tagged[0], static_cast<float>(i));
     }
+    // The two others may have messages for each other yet, which a shutdown would end.
+    EXPECT_TRUE(engine.barrier_async()->wait().ok());
   });
 }
 
