@@ -166,7 +166,10 @@ void Meeting::connect_to(int peer, Clock::time_point end) {
   ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kLook, sizeof(kLook));
   while (::connect(fd, reinterpret_cast<const sockaddr*>(&address.name), address.length) != 0) {
     check_interrupt();
-    if ((errno == EAGAIN || errno == EINTR) && Clock::now() < end) continue;  // a full queue
+    if (errno == EAGAIN || errno == EINTR) {  // its queue is full
+      if (Clock::now() < end) continue;
+      throw Failure(Failure::Cause::kTimeout, peer, "silent while connecting");
+    }
     throw Failure(Failure::Cause::kUnreachable, peer,
                   "its socket cannot be reached (" + text_of(errno) +
                       "): it has ended, or runs in another network namespace, which is another "
@@ -226,14 +229,14 @@ void Meeting::check_interrupt() const {
   errno = error;
 }
 
-// A bounded number at a time, so that a crowd does not keep this rank from its members and from its
-// own abort.
+// A few at a time, so that a crowd does not keep this rank from its own abort, and that who came in
+// is heard before somebody takes the place.
 void Meeting::accept_guests() {
   const size_t places = static_cast<size_t>(options_.size) + kStrangers;
   auto accept_one = [&] {
     return ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   };
-  for (size_t accepted = 0; accepted < places; ++accepted) {
+  for (size_t accepted = 0; accepted < kStrangers; ++accepted) {
     Descriptor connection = Descriptor::make(accept_one);
     if (!connection) {
       if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return;

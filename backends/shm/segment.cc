@@ -48,11 +48,12 @@ std::shared_ptr<Segment> Segment::create(size_t bytes) {
 
 std::shared_ptr<Segment> Segment::adopt(Descriptor descriptor, size_t bytes) {
   const size_t size = whole_pages(bytes);
-  struct stat status {};
-  if (::fstat(descriptor.get(), &status) != 0) throw refused("fstat");
+  // First, because only memory has seals: anything else may be of a file system that never answers.
   const int seals = ::fcntl(descriptor.get(), F_GET_SEALS);
   const bool sealed = seals >= 0 && (seals & kSizeSeals) == kSizeSeals &&
                       (seals & (F_SEAL_FUTURE_WRITE | F_SEAL_WRITE)) != 0;
+  struct stat status {};
+  if (sealed && ::fstat(descriptor.get(), &status) != 0) throw refused("fstat");
   const bool allocated = static_cast<size_t>(status.st_blocks) * 512 >= size;
   if (!sealed || !allocated || static_cast<size_t>(status.st_size) != size) {
     throw std::runtime_error("it sent something else than a sealed segment of " +

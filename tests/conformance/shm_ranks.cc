@@ -90,9 +90,11 @@ std::vector<std::string> ShmRanks::collect_cards() {
 }
 
 void ShmRanks::hand_out(const std::vector<std::string>& cards) {
-  for (const int socket : sockets_) {
-    for (const std::string& card : cards) send_frame(socket, card);
-  }
+  for (int r = 0; r < size(); ++r) hand_out_to(r, cards);
+}
+
+void ShmRanks::hand_out_to(int rank, const std::vector<std::string>& cards) {
+  for (const std::string& card : cards) send_frame(sockets_[static_cast<size_t>(rank)], card);
 }
 
 std::string ShmRanks::word_from(int rank) {

@@ -46,6 +46,7 @@ class ShmRanks {
   // Everybody's cards, which go to everybody.
   std::vector<std::string> collect_cards();
   void hand_out(const std::vector<std::string>& cards);
+  void hand_out_to(int rank, const std::vector<std::string>& cards);
   std::string word_from(int rank);
   void signal(int rank, int number);
   // The exit code, or -signal; -1000 if it did not end before the deadline.

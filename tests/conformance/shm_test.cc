@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -15,6 +16,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -195,8 +197,8 @@ TEST_F(Shm, DataLoaderChildrenKeepNothing) {
   }
 }
 
-// Connects to the socket that a card names, and says something that no rank would.
-int stranger(const std::string& card, bool silent) {
+// Connects to the socket that a card names; -1 when its queue is full.
+int knock(const std::string& card) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::string name("\0khorus-", 8);
@@ -206,9 +208,18 @@ int stranger(const std::string& card, bool silent) {
     name += digits.data();
   }
   std::copy(name.begin(), name.end(), address.sun_path);
-  const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size());
-  EXPECT_EQ(::connect(fd, reinterpret_cast<const sockaddr*>(&address), length), 0);
+  if (::connect(fd, reinterpret_cast<const sockaddr*>(&address), length) == 0) return fd;
+  EXPECT_EQ(errno, EAGAIN);
+  ::close(fd);
+  return -1;
+}
+
+// Says something that no rank would.
+int stranger(const std::string& card, bool silent) {
+  const int fd = knock(card);
+  EXPECT_GE(fd, 0);
   const std::string garbage(48, 'x');
   if (!silent) {
     EXPECT_EQ(::send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL), 48);
@@ -230,6 +241,51 @@ TEST_F(Shm, StrangersAreLeftOutside) {
   }
   ranks.hand_out(cards);
   for (int r = 0; r < 3; ++r) EXPECT_EQ(ranks.wait(r, Clock::now() + kBound), 0);
+  for (const int fd : strangers) ::close(fd);
+}
+
+bool may_fill_queues() {
+  rlimit files{};
+  EXPECT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  files.rlim_cur = files.rlim_max;
+  EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+  return files.rlim_cur > 2 * SOMAXCONN;
+}
+// Strangers until no more are let into the queue.
+std::vector<int> fill_queue(const std::string& card) {
+  std::vector<int> strangers;
+  for (int fd = knock(card); fd >= 0; fd = knock(card)) strangers.push_back(fd);
+  return strangers;
+}
+
+TEST_F(Shm, AFullQueueIsWaitedFor) {
+  if (!may_fill_queues()) GTEST_SKIP() << "this process may have too few files open";
+  ShmRanks ranks({.size = 3}, [](ShmRank& self) {
+    const Status status = self.member().connect();
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    EXPECT_TRUE(self.member().ping().ok());
+    return 0;
+  });
+  const std::vector<std::string> cards = ranks.collect_cards();
+  const std::vector<int> strangers = fill_queue(cards[0]);
+  for (const int r : {2, 1, 0}) ranks.hand_out_to(r, cards);
+  for (int r = 0; r < 3; ++r) EXPECT_EQ(ranks.wait(r, Clock::now() + kBound), 0);
+  for (const int fd : strangers) ::close(fd);
+}
+
+TEST_F(Shm, AQueueThatStaysFullIsATimeout) {
+  if (!may_fill_queues()) GTEST_SKIP() << "this process may have too few files open";
+  ShmRanks ranks({.size = 2, .timeout_ms = kStopTimeoutMs}, [](ShmRank& self) {
+    const Clock::time_point start = Clock::now();
+    const Status status = self.member().connect();
+    EXPECT_GE(Clock::now() - start, milliseconds(kStopTimeoutMs));
+    EXPECT_EQ(status.lost_rank(), 2);  // rank 0 of the group, by its number in the job
+    return code_of(status.code());
+  });
+  const std::vector<std::string> cards = ranks.collect_cards();
+  const std::vector<int> strangers = fill_queue(cards[0]);
+  ranks.hand_out_to(1, cards);  // and rank 0 never goes on
+  EXPECT_EQ(ranks.wait(1, Clock::now() + kBound), code_of(StatusCode::kTimeout));
   for (const int fd : strangers) ::close(fd);
 }
 
