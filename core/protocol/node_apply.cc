@@ -43,6 +43,10 @@ void Node::State::apply_response(wire::Response response, uint32_t index, bool c
     apply_error(response);
     return;
   }
+  if (const std::string what = malformation(response); !what.empty()) {
+    violation(topology.parent(), what, 0);
+    return;
+  }
   const uint64_t first_position = agreed_operations + 1;
   agreed_operations += response.tensors.size();
   for (size_t i = 0; i < response.tensors.size(); ++i) {
@@ -56,8 +60,7 @@ void Node::State::apply_response(wire::Response response, uint32_t index, bool c
       cache.put(tensor, applied);
     }
   }
-  const wire::RankSet* members = sets.find(response.process_set);
-  if (members == nullptr || !members->contains(options.rank)) return;
+  if (!sets.find(response.process_set)->contains(options.rank)) return;
   const bool takes_part = std::any_of(response.tensors.begin(), response.tensors.end(),
                                       [&](const wire::ResponseTensor& tensor) {
                                         return sets.needed(tensor.request).contains(options.rank);
@@ -142,28 +145,44 @@ Status Node::State::remove_process_set(int64_t number) {
   return Status();
 }
 
+// Why no rank can have asked for the response; empty when some may. Checked before the cache keeps
+// it: what is kept there is trusted.
+std::string Node::State::malformation(const wire::Response& response) const {
+  const wire::RankSet* members = sets.find(response.process_set);
+  if (members == nullptr) {
+    return "a response of an unknown process set " + std::to_string(response.process_set);
+  }
+  const auto count = static_cast<size_t>(members->count());
+  for (const wire::ResponseTensor& tensor : response.tensors) {
+    const wire::Request& request = tensor.request;
+    if (request.process_set != response.process_set) {
+      return "a response for " + describe(request) + " of another process set";
+    }
+    if (tensor.extents.size() != (request.kind == OpKind::kAllgather ? count : 0) ||
+        tensor.payloads.size() != (request.kind == OpKind::kExchange ? count : 0)) {
+      return "a response for " + describe(request) + " without a part for every rank";
+    }
+  }
+  return "";
+}
+
 // Why the response cannot be what this rank has asked for; empty when it can. The data plane runs
 // what a response says on memory that this rank has given: it is checked before anything is.
 std::string Node::State::objection(const wire::Response& response) const {
   if (response.tensors.empty()) return "a response without tensors";
-  const auto members = static_cast<size_t>(sets.find(response.process_set)->count());
   std::vector<uint64_t> tickets;
   for (const wire::ResponseTensor& tensor : response.tensors) {
     const wire::Request& request = tensor.request;
     const auto it = pending.find(key_of(request));
     const bool joins_in = it == pending.end() && joined.contains(options.rank) &&
                           (runs_on_data_plane(request.kind) || request.kind == OpKind::kBarrier);
-    if (request.process_set != response.process_set || (it == pending.end() && !joins_in)) {
+    if (it == pending.end() && !joins_in) {
       return "a response for " + describe(request) + ", which this rank has not submitted";
     }
     const bool is_join = request.kind == OpKind::kJoin;  // the response says who was last
     if ((!joins_in && !is_join && it->second.signature != signature_of(request)) ||
         request.kind != response.tensors.front().request.kind) {
       return "a response for " + describe(request) + " other than this rank has submitted it";
-    }
-    if (tensor.extents.size() != (request.kind == OpKind::kAllgather ? members : 0) ||
-        tensor.payloads.size() != (request.kind == OpKind::kExchange ? members : 0)) {
-      return "a response for " + describe(request) + " without a part for every rank";
     }
     if (!joins_in) tickets.push_back(it->second.ticket);
   }

@@ -114,6 +114,7 @@ struct Node::State {
   void apply_control(const wire::Response& response, std::vector<uint64_t> tickets,
                      uint64_t first_position);
   Status remove_process_set(int64_t id);
+  std::string malformation(const wire::Response& response) const;
   std::string objection(const wire::Response& response) const;
   void begin_shutdown(const std::string& reason);
   void fail(const wire::Fault& fault, int source, TimeUs now);

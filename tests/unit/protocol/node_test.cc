@@ -248,6 +248,18 @@ wire::Response response_of(std::vector<wire::ResponseTensor> tensors) {
   return response;
 }
 
+wire::Response in_set(ProcessSetId set, wire::Response response) {
+  response.process_set = set;
+  return response;
+}
+
+wire::Request transfer_of_others() {
+  wire::Request request = of_kind(OpKind::kSendRecv);
+  request.root_rank = 0;
+  request.peer = 2;
+  return request;
+}
+
 wire::Response ids_response(std::vector<uint64_t> ids) {
   wire::Response response;
   response.cache_ids = std::move(ids);
@@ -263,6 +275,11 @@ INSTANTIATE_TEST_SUITE_P(
         Bogus{"an operation without tensors", 0, decision_of(response_of({}))},
         Bogus{"another shape than submitted", 0,
               decision_of(response_of({{of_kind(OpKind::kAllgather), {}, {}}}))},
+        Bogus{"a response of an unknown process set", 0,
+              decision_of(in_set(9, response_of({{of_set(9), {}, {}}})))},
+        Bogus{"a response of two process sets", 0, decision_of(response_of({{of_set(9), {}, {}}}))},
+        Bogus{"rows of others where there are none", 0,
+              decision_of(response_of({{transfer_of_others(), {5}, {}}}))},
         Bogus{"a report from the parent", 0, wire::Report()},
         Bogus{"a decision from a child", 3, wire::Decision()},
         Bogus{"a query from a child", 4, wire::StallQuery()},
