@@ -10,7 +10,7 @@ namespace khorus::sim {
 namespace {
 
 uint64_t meeting_of(const protocol::Execution& execution) {
-  uint64_t digest = execution.sequence;
+  uint64_t digest = (execution.sequence * 1099511628211U) ^ execution.index;
   for (const wire::ResponseTensor& tensor : execution.response.tensors) {
     digest = digest * 1099511628211U + std::hash<std::string>()(tensor.request.name);
   }
@@ -23,12 +23,12 @@ void DataPlane::enqueue(int rank, protocol::Execution execution) {
   lane(rank).queue.push_back(std::move(execution));
 }
 
-bool DataPlane::start_next(int rank) {
+bool DataPlane::start_next(int rank, size_t ranks) {
   Lane& mine = lane(rank);
   if (mine.running || mine.queue.empty()) return false;
   mine.running = true;
   const uint64_t meeting = meeting_of(mine.queue.front());
-  if (++started_[meeting] < ranks_) return false;
+  if (++started_[meeting] < ranks) return false;
   started_.erase(meeting);
   return true;
 }

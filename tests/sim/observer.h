@@ -39,6 +39,7 @@ struct Origin {
   size_t unit = 0;
   bool duplicate = false;  // the second of a planned duplicate pair
   bool after_end = false;  // submitted although the epoch was over on this rank
+  bool joined = false;     // submitted although the rank has joined
 };
 
 class Observer {

@@ -143,6 +143,19 @@ void draw_faults(Random* random, Scenario* scenario) {
   }
 }
 
+// Half of the seeds have parts. A steady run has but those that every rank takes part in alike.
+void draw_parts(Random* random, const Scenario& scenario, Parts* parts) {
+  if (random->chance(0.5)) return;
+  const int most = scenario.ranks > 150 ? 1 : 3;
+  if (random->chance(0.5)) parts->exchanges_of_rows = static_cast<int>(random->between(1, most));
+  if (scenario.steady) return;
+  if (random->chance(0.6)) parts->sets = static_cast<int>(random->between(1, most));
+  parts->sets_change = random->chance(0.7);
+  parts->shared_names = random->chance(0.5);
+  if (random->chance(0.5)) parts->transfers = static_cast<int>(random->between(1, most));
+  parts->joins = random->chance(0.5);
+}
+
 }  // namespace
 
 bool Scenario::may_fault() const {
@@ -188,6 +201,8 @@ Scenario draw_scenario(uint64_t seed, const ScenarioLimits& limits) {
   } else {
     draw_faults(&faults, &scenario);
   }
+  Random parts = random.derive(6);
+  if (!limits.plain) draw_parts(&parts, scenario, &scenario.parts);
   return scenario;
 }
 
@@ -201,6 +216,9 @@ std::string Scenario::describe() const {
   if (!timing.slow_ranks.empty()) out << ", " << timing.slow_ranks.size() << " slow";
   if (load.random_order) out << ", random order";
   if (!load.wait_each_step) out << ", steps overlap";
+  if (parts.sets > 0) out << ", " << parts.sets << (parts.sets_change ? " changing sets" : " sets");
+  if (parts.transfers > 0) out << ", " << parts.transfers << " transfers";
+  if (parts.joins) out << ", joins";
   if (faults.mismatches) out << ", mismatches";
   if (faults.duplicates) out << ", duplicates";
   if (faults.missing) out << ", missing submissions";

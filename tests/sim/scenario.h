@@ -43,6 +43,18 @@ struct Load {
   bool huge_tensors = false;  // beyond 2^31 bytes
 };
 
+// Parts of the world at work on their own. Drawn last, from a stream of its own: with
+// ScenarioLimits::plain a seed is what it was before there was any of this.
+struct Parts {
+  int sets = 0;               // process sets over the whole run
+  bool sets_change = false;   // some are added and removed in the middle
+  bool shared_names = false;  // operations of different sets have the same names
+  int transfers = 0;          // send/recv pairs per step
+  int exchanges_of_rows = 0;  // alltoalls and reducescatters per step
+  bool joins = false;         // in some steps ranks join when they like
+  bool any() const { return sets > 0 || transfers > 0 || exchanges_of_rows > 0 || joins; }
+};
+
 // What goes wrong. Times are virtual, counted from the start.
 struct Faults {
   bool mismatches = false;
@@ -70,6 +82,7 @@ struct Scenario {
   Timing timing;
   Load load;
   Faults faults;
+  Parts parts;
   bool steady = false;  // every step is as the first
 
   // True when nothing can keep an operation from its planned outcome.
@@ -90,6 +103,7 @@ struct Scenario {
 struct ScenarioLimits {
   int min_ranks = 2;
   int max_ranks = 1024;
+  bool plain = false;  // one process set, no joins, no send/recv
 };
 
 Scenario draw_scenario(uint64_t seed, const ScenarioLimits& limits = {});

@@ -5,11 +5,13 @@
 #include <array>
 #include <numeric>
 
+#include "core/protocol/tensor_key.h"
+
 namespace khorus::sim {
 namespace {
 
 // Labels of the independent random streams.
-enum Stream : uint64_t { kModel = 11, kSteps, kDeviations, kOrder, kExtent, kPayload };
+enum Stream : uint64_t { kModel = 11, kSteps, kDeviations, kOrder, kExtent, kPayload, kParts };
 
 DataType draw_dtype(Random* random) {
   return random->chance(0.7) ? DataType::kFloat32
@@ -34,41 +36,29 @@ std::vector<OpKind> kinds_of(const Load& load) {
   return kinds;
 }
 
-wire::Request draw_request(Random* random, const Scenario& scenario, OpKind kind) {
-  wire::Request request;
-  request.kind = kind;
-  if (kind == OpKind::kBarrier || kind == OpKind::kExchange) return request;
-  request.dtype = draw_dtype(random);
-  request.shape = draw_shape(random, scenario.load);
-  if (kind == OpKind::kAllreduce) {
-    request.op = static_cast<ReduceOp>(random->chance(0.7) ? 1 : random->below(kReduceOpCount));
-    if (random->chance(0.1)) request.postscale = 0.5;
-  } else if (kind == OpKind::kBroadcast) {
-    request.root_rank =
-        random->chance(0.7)
-            ? 0
-            : static_cast<int32_t>(random->below(static_cast<uint64_t>(scenario.ranks)));
-  } else if (request.shape.empty()) {
-    request.shape = {1};
-  }
-  return request;
-}
-
 // Which deviations make sense for a unit.
-std::vector<Deviation> possible(const Faults& faults, const Unit& unit) {
+std::vector<Deviation> possible(const Faults& faults, const Unit& unit, bool joins) {
   std::vector<Deviation> kinds;
   const OpKind kind = unit.members.front().kind;
-  const bool data = kind != OpKind::kBarrier && kind != OpKind::kExchange;
-  if (faults.missing) kinds.push_back(Deviation::kMissing);
-  if (faults.missing && unit.members.size() > 1) kinds.push_back(Deviation::kScattered);
+  const bool data = protocol::runs_on_data_plane(kind);
+  if (kind == OpKind::kJoin) return kinds;
+  // A rank that never adds a set would wait for it alone, where no one sees it.
+  if (faults.missing && kind != OpKind::kAddProcessSet) kinds.push_back(Deviation::kMissing);
+  if (faults.missing && unit.members.size() > 1 && !joins) kinds.push_back(Deviation::kScattered);
   if (faults.duplicates) kinds.push_back(Deviation::kDuplicate);
-  if (faults.mismatches && data) {
+  if (faults.mismatches && kind == OpKind::kAddProcessSet) kinds.push_back(Deviation::kRanks);
+  if (faults.mismatches && data && joins) {
+    // Which ranks meet is chance: only what one meeting decides.
+    kinds.insert(kinds.end(), {Deviation::kDtype, Deviation::kShape, Deviation::kDevice});
+  } else if (faults.mismatches && data) {
     kinds.insert(kinds.end(),
                  {Deviation::kDtype, Deviation::kShape, Deviation::kGroup, Deviation::kDevice});
+    if (kind == OpKind::kReducescatter) kinds.push_back(Deviation::kOp);
     if (kind == OpKind::kAllreduce) {
       kinds.insert(kinds.end(), {Deviation::kOp, Deviation::kScale, Deviation::kKind});
     }
     if (kind == OpKind::kBroadcast) kinds.push_back(Deviation::kRoot);
+    if (kind == OpKind::kSendRecv) kinds.push_back(Deviation::kDirection);
     if (unit.members.size() > 1) {
       kinds.insert(kinds.end(), {Deviation::kUngrouped, Deviation::kMember});
     }
@@ -100,7 +90,8 @@ void apply(Deviation deviation, int ranks, wire::Request* request) {
       break;
     case Deviation::kGroup:
       if (request->group.empty()) {
-        request->group = "lonely." + request->name;
+        const bool transfer = request->kind == OpKind::kSendRecv;  // its name may be another's too
+        request->group = (transfer ? "lonely move." : "lonely.") + request->name;
         request->group_size = 1;
       } else {
         request->group += ".other";
@@ -117,6 +108,13 @@ void apply(Deviation deviation, int ranks, wire::Request* request) {
     case Deviation::kMember:
       request->name += ".renamed";
       break;
+    case Deviation::kRanks:
+      request->members = request->members == wire::RankSet::single(0) ? wire::RankSet::range(0, 1)
+                                                                      : wire::RankSet::single(0);
+      break;
+    case Deviation::kDirection:
+      std::swap(request->root_rank, request->peer);
+      break;
     case Deviation::kNone:
     case Deviation::kMissing:
     case Deviation::kDuplicate:
@@ -127,9 +125,9 @@ void apply(Deviation deviation, int ranks, wire::Request* request) {
 }  // namespace
 
 const char* to_string(Deviation deviation) {
-  static constexpr std::array<const char*, 14> kNames = {
-      "none",  "dtype",  "shape",     "op",     "scale",     "root",    "kind",
-      "group", "device", "ungrouped", "member", "scattered", "missing", "duplicate"};
+  static constexpr std::array<const char*, 16> kNames = {
+      "none",   "dtype",     "shape",  "op",    "scale",     "root",      "kind",    "group",
+      "device", "ungrouped", "member", "ranks", "direction", "scattered", "missing", "duplicate"};
   return kNames[static_cast<size_t>(deviation)];
 }
 
@@ -137,7 +135,29 @@ Workload::Workload(const Scenario& scenario) : scenario_(scenario) {
   const Random random(scenario.seed);
   plan_model(random.derive(kModel));
   plan_steps(random.derive(kSteps));
+  if (scenario.parts.any()) plan_parts(random.derive(kParts));
   plan_deviations(random.derive(kDeviations));
+}
+
+wire::Request Workload::draw_request(Random* random, OpKind kind) const {
+  const Scenario& scenario = scenario_;
+  wire::Request request;
+  request.kind = kind;
+  if (kind == OpKind::kBarrier || kind == OpKind::kExchange) return request;
+  request.dtype = draw_dtype(random);
+  request.shape = draw_shape(random, scenario.load);
+  if (kind == OpKind::kAllreduce) {
+    request.op = static_cast<ReduceOp>(random->chance(0.7) ? 1 : random->below(kReduceOpCount));
+    if (random->chance(0.1)) request.postscale = 0.5;
+  } else if (kind == OpKind::kBroadcast) {
+    request.root_rank =
+        random->chance(0.7)
+            ? 0
+            : static_cast<int32_t>(random->below(static_cast<uint64_t>(scenario.ranks)));
+  } else if (request.shape.empty()) {
+    request.shape = {1};
+  }
+  return request;
 }
 
 Unit Workload::draw_unit(Random* random, size_t index) const {
@@ -149,7 +169,7 @@ Unit Workload::draw_unit(Random* random, size_t index) const {
   const int64_t members = group ? random->between(1, load.max_group) : 1;
   unit.ragged = kind == OpKind::kAllgather && random->chance(0.7);
   for (int64_t i = 0; i < members; ++i) {
-    wire::Request request = draw_request(random, scenario_, kind);
+    wire::Request request = draw_request(random, kind);
     request.name = "unit" + std::to_string(index);
     if (members > 1) request.name += "." + std::to_string(i);
     if (load.long_names) request.name.resize(wire::Limits::kMaxNameBytes - 16, 'n');
@@ -198,13 +218,14 @@ void Workload::plan_deviations(Random random) {
   for (Step& step : steps_) {
     for (size_t i = 0; i < step.units.size(); ++i) {
       if (!random.chance(0.15)) continue;
-      const std::vector<Deviation> kinds = possible(faults, step.units[i]);
+      const std::vector<Deviation> kinds = possible(faults, step.units[i], step.joins);
       if (kinds.empty()) continue;
       PlannedDeviation planned{random.pick(kinds), {}};
-      std::vector<int> ranks(static_cast<size_t>(scenario_.ranks));
-      std::iota(ranks.begin(), ranks.end(), 0);
+      std::vector<int> ranks = ranks_of(step.units[i]);
+      if (ranks.size() == 1 && planned.kind < Deviation::kScattered) continue;
       random.shuffle(&ranks);
-      const int64_t most = random.chance(0.5) ? 1 : scenario_.ranks - 1;
+      const int64_t most =
+          random.chance(0.5) ? 1 : std::max<int64_t>(1, static_cast<int64_t>(ranks.size()) - 1);
       ranks.resize(static_cast<size_t>(random.between(1, most)));
       std::sort(ranks.begin(), ranks.end());
       planned.ranks = std::move(ranks);
@@ -223,14 +244,20 @@ Deviation Workload::deviation(int rank, int step, size_t unit) const {
 
 std::vector<size_t> Workload::order(int rank, int step) const {
   std::vector<size_t> order;
+  std::vector<size_t> first;  // what others wait for
+  std::vector<size_t> last;   // after which a rank submits nothing
   for (size_t i = 0; i < this->step(step).units.size(); ++i) {
-    if (deviation(rank, step, i) != Deviation::kMissing) order.push_back(i);
+    if (!takes_part(rank, step, i)) continue;
+    const OpKind kind = this->step(step).units[i].members.front().kind;
+    (kind == OpKind::kAddProcessSet ? first : kind == OpKind::kJoin ? last : order).push_back(i);
   }
   if (scenario_.load.random_order) {
     Random random = Random(scenario_.seed)
                         .derive(kOrder, static_cast<uint64_t>(rank), static_cast<uint64_t>(step));
     random.shuffle(&order);
   }
+  order.insert(order.begin(), first.begin(), first.end());
+  order.insert(order.end(), last.begin(), last.end());
   return order;
 }
 
@@ -249,7 +276,8 @@ std::vector<protocol::Submission> Workload::submissions(int rank, int step, size
       apply(deviation, scenario_.ranks, &request);
     }
     const uint64_t when = scenario_.load.ragged_changes ? static_cast<uint64_t>(step) : 0;
-    if (planned.ragged && request.kind == OpKind::kAllgather) {
+    const bool rows = request.kind == OpKind::kAllgather || request.kind == OpKind::kAlltoall;
+    if (planned.ragged && rows) {
       Random random =
           Random(scenario_.seed)
               .derive(kExtent, static_cast<uint64_t>(rank), when * 1000 + unit * 10 + i);

@@ -41,11 +41,13 @@ World::World(const Scenario& scenario, std::vector<Observer*> observers, Tamper 
       network_(scenario.timing.link_delay_max_us),
       data_plane_(scenario.ranks),
       processes_(static_cast<size_t>(scenario.ranks)) {
+  for (int rank = 0; rank < scenario.ranks; ++rank) sets_[kGlobalProcessSet].push_back(rank);
   std::vector<protocol::PeerInfo> peers;
   for (int rank = 0; rank < scenario.ranks; ++rank) peers.push_back(peer_info(rank));
   for (int rank = 0; rank < scenario.ranks; ++rank) {
     protocol::NodeOptions options = scenario.node;
     options.rank = rank;
+    process(rank).set_ids.assign(workload_.sets().size(), kUnknownSet);
     process(rank).node = std::make_unique<protocol::Node>(options);
     process(rank).node->set_peers(peers);
     schedule(delay(rank, scenario.timing.think_max_us), EventKind::kUser, rank);
@@ -157,7 +159,11 @@ void World::tick(int rank) {
 void World::apply(int rank, protocol::Output output) {
   Process& process = this->process(rank);
   send_frames(rank, output.frames);
+  for (const protocol::SetChange& change : output.set_changes) {
+    if (change.added) sets_[change.id] = change.members.to_vector();
+  }
   for (const protocol::Completion& completion : output.completions) {
+    learn(rank, completion);
     ticket_done(rank, completion.ticket);
   }
   for (protocol::Execution& execution : output.executions) {
@@ -204,9 +210,19 @@ void World::arrive(int from, int to) {
   wake(to);
 }
 
+// Who runs an execution: the members of its set, or the two of a send/recv.
+const std::vector<int>& World::participants(const protocol::Execution& execution) {
+  const wire::Request& request = execution.response.tensors.front().request;
+  if (request.kind == OpKind::kSendRecv) return pair_ = {request.root_rank, request.peer};
+  const auto it = sets_.find(execution.response.process_set);
+  return it != sets_.end() ? it->second : sets_[kGlobalProcessSet];
+}
+
 void World::run_data_plane(int rank) {
-  if (process(rank).state != RankState::kRunning || !data_plane_.start_next(rank)) return;
-  for (int other = 0; other < scenario_.ranks; ++other) {
+  if (process(rank).state != RankState::kRunning || data_plane_.idle(rank)) return;
+  const std::vector<int>& ranks = participants(data_plane_.next(rank));
+  if (!data_plane_.start_next(rank, ranks.size())) return;
+  for (int other : ranks) {
     if (process(other).state == RankState::kCrashed) continue;
     schedule(now_ + 1 + delay(other, scenario_.timing.execution_max_us), EventKind::kExecuted,
              other);

@@ -86,8 +86,14 @@ class World {
     bool shutdown = false;
     bool drained = false;
     bool leave_planned = false;
-    int after_end = 0;  // submissions made after the epoch was over here
+    int after_end = 0;                             // submissions made after the epoch was over here
+    std::vector<ProcessSetId> set_ids;             // of the planned sets, as far as known here
+    std::unordered_map<uint64_t, int> set_adding;  // planned set by ticket
+    uint64_t join_ticket = 0;                      // of the join under way
   };
+
+  static constexpr ProcessSetId kUnknownSet = -1;
+  static constexpr ProcessSetId kNoSet = -2;  // its adding failed
 
   Process& process(int rank) { return processes_[static_cast<size_t>(rank)]; }
   std::vector<int> neighbours(int rank) const;
@@ -101,6 +107,9 @@ class World {
   void user_runs(int rank);
   bool begin_step(int rank);
   bool blocked(int rank, size_t unit);
+  bool is_void(int rank, size_t unit);
+  void submit_joined(int rank, Origin origin);
+  void learn(int rank, const protocol::Completion& completion);
   void submit(int rank, size_t unit, const Origin& origin);
   void call_submit(int rank, const Origin& origin, std::vector<protocol::Submission> call);
   void submit_late(int rank);
@@ -113,6 +122,7 @@ class World {
   void send_frames(int rank, const std::vector<std::pair<int, wire::Frame>>& frames);
   void arrive(int from, int to);
   void run_data_plane(int rank);
+  const std::vector<int>& participants(const protocol::Execution& execution);
   void executed(int rank);
   void drain_if_idle(int rank);
   void epoch_over(int rank, RankState state);
@@ -131,6 +141,8 @@ class World {
   Random random_;
   Network network_;
   DataPlane data_plane_;
+  std::unordered_map<ProcessSetId, std::vector<int>> sets_;  // as members are told
+  std::vector<int> pair_;                                    // of the last send/recv looked at
   std::vector<Process> processes_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   TimeUs now_ = 0;

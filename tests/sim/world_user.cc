@@ -1,9 +1,24 @@
 // The user threads of a World: they submit the workload, wait, and leave. See world.h.
+#include <algorithm>
 #include <utility>
 
+#include "core/protocol/tensor_key.h"
 #include "tests/sim/world.h"
 
 namespace khorus::sim {
+namespace {
+
+// What a rank may not have in flight twice.
+std::string key_of(const wire::Request& request, int set) {
+  std::string key = request.name + "@" + std::to_string(set);
+  if (request.kind == OpKind::kSendRecv) {
+    key += "@" + std::to_string(std::min(request.root_rank, request.peer)) + "-" +
+           std::to_string(std::max(request.root_rank, request.peer));
+  }
+  return key;
+}
+
+}  // namespace
 
 // Submits one burst, then thinks; or waits until a completion lets it go on.
 void World::user_runs(int rank) {
@@ -19,12 +34,18 @@ void World::user_runs(int rank) {
       if (user.order.empty() || burst == 0) break;
     }
     const size_t unit = user.order[user.next];
+    if (is_void(rank, unit)) {
+      ++user.next;
+      if (burst == 0 && user.next == user.order.size()) break;
+      continue;
+    }
     if (blocked(rank, unit)) {
       user.waiting = true;
       return;
     }
-    Origin origin{user.step, unit, false, over};
+    Origin origin{user.step, unit, false, over, false};
     submit(rank, unit, origin);
+    if (process.join_ticket != 0 && !over) submit_joined(rank, origin);
     if (workload_.deviation(rank, user.step, unit) == Deviation::kDuplicate) {
       origin.duplicate = true;
       submit(rank, unit, origin);
@@ -41,7 +62,9 @@ bool World::begin_step(int rank) {
   Process& process = this->process(rank);
   User& user = process.user;
   const bool last = user.step + 1 >= workload_.steps();
-  if (!process.in_flight.empty() && (last || scenario_.load.wait_each_step)) {
+  const bool end = workload_.ends_together() && user.step + 2 == workload_.steps();
+  const bool joined = process.join_ticket != 0;
+  if (!process.in_flight.empty() && (joined || end || last || scenario_.load.wait_each_step)) {
     user.waiting = true;
     return false;
   }
@@ -55,23 +78,68 @@ bool World::begin_step(int rank) {
   return true;
 }
 
-// A name that is in flight may not be submitted again.
+// A name that is in flight may not be submitted again, nor anything of a set without an id, nor a
+// join before everything else.
 bool World::blocked(int rank, size_t unit) {
   const Process& process = this->process(rank);
-  for (const wire::Request& member : workload_.step(process.user.step).units[unit].members) {
-    if (process.names.contains(member.name)) return true;
+  const Unit& planned = workload_.step(process.user.step).units[unit];
+  const OpKind kind = planned.members.front().kind;
+  const int set = kind == OpKind::kRemoveProcessSet ? planned.changes : planned.set;
+  if (set > 0 && process.set_ids[static_cast<size_t>(set - 1)] == kUnknownSet) return true;
+  if (kind == OpKind::kJoin && !process.late.empty()) return true;
+  for (const wire::Request& member : planned.members) {
+    if (process.names.contains(key_of(member, planned.set))) return true;
   }
   return false;
+}
+
+// There is no such set: nothing to submit.
+bool World::is_void(int rank, size_t unit) {
+  const Process& process = this->process(rank);
+  const Unit& planned = workload_.step(process.user.step).units[unit];
+  const bool removes = planned.members.front().kind == OpKind::kRemoveProcessSet;
+  const int set = removes ? planned.changes : planned.set;
+  return set > 0 && process.set_ids[static_cast<size_t>(set - 1)] == kNoSet;
+}
+
+// A program that goes on although its rank has joined is refused.
+void World::submit_joined(int rank, Origin origin) {
+  if (!random_.chance(0.2)) return;
+  origin.joined = true;
+  protocol::Submission submission;
+  submission.ticket = process(rank).next_ticket++;
+  submission.request.name = "joined";
+  process(rank).in_flight.emplace(submission.ticket, std::string());
+  call_submit(rank, origin, {std::move(submission)});
+}
+
+// What the program is told of its process sets and joins.
+void World::learn(int rank, const protocol::Completion& completion) {
+  Process& process = this->process(rank);
+  if (completion.ticket == process.join_ticket) process.join_ticket = 0;
+  const auto it = process.set_adding.find(completion.ticket);
+  if (it == process.set_adding.end()) return;
+  process.set_ids[static_cast<size_t>(it->second - 1)] =
+      completion.status.ok() ? static_cast<ProcessSetId>(completion.value) : kNoSet;
 }
 
 void World::submit(int rank, size_t unit, const Origin& origin) {
   Process& process = this->process(rank);
   std::vector<protocol::Submission> submissions = workload_.submissions(rank, origin.step, unit);
+  const Unit& planned = workload_.step(origin.step).units[unit];
+  const auto id_of = [&](int set) { return process.set_ids[static_cast<size_t>(set - 1)]; };
   for (protocol::Submission& submission : submissions) {
+    wire::Request& request = submission.request;
     submission.ticket = process.next_ticket++;
-    process.in_flight.emplace(submission.ticket,
-                              origin.duplicate ? std::string() : submission.request.name);
-    process.names.insert(submission.request.name);
+    const std::string key = key_of(request, planned.set);
+    process.in_flight.emplace(submission.ticket, origin.duplicate ? std::string() : key);
+    process.names.insert(key);
+    if (planned.set > 0) request.process_set = id_of(planned.set);
+    if (request.kind == OpKind::kRemoveProcessSet) request.shape = {id_of(planned.changes)};
+    if (request.kind == OpKind::kJoin) process.join_ticket = submission.ticket;
+    if (request.kind == OpKind::kAddProcessSet && !origin.duplicate) {
+      process.set_adding.emplace(submission.ticket, planned.changes);
+    }
   }
   const bool scattered = workload_.deviation(rank, origin.step, unit) == Deviation::kScattered;
   if (scattered) random_.shuffle(&submissions);

@@ -33,14 +33,14 @@ void ExactlyOnce::ticked(int rank, const protocol::Output& output, const NodeVie
   }
   for (const protocol::Execution& execution : output.executions) {
     for (uint64_t ticket : execution.tickets) {
-      advance(rank, ticket, Stage::kSubmitted, Stage::kExecuting, now);
+      if (ticket != 0) advance(rank, ticket, Stage::kSubmitted, Stage::kExecuting, now);
     }
   }
 }
 
 void ExactlyOnce::executed(int rank, const protocol::Execution& execution, bool, TimeUs now) {
   for (uint64_t ticket : execution.tickets) {
-    advance(rank, ticket, Stage::kExecuting, Stage::kDone, now);
+    if (ticket != 0) advance(rank, ticket, Stage::kExecuting, Stage::kDone, now);
   }
 }
 

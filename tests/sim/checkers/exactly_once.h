@@ -1,5 +1,6 @@
 // ExactlyOnce: every ticket gets exactly one outcome: an execution or a completion, not both, not
 // twice, and none for a ticket that was never submitted; an execution that was given out ends.
+// (Ticket 0, a part in what others submitted, is the membership checker's.)
 #pragma once
 
 #include <cstdint>

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "tests/sim/checkers/set_book.h"
+
 namespace khorus::sim {
 
 void Liveness::begin(const Scenario& scenario, const Workload& workload) {
@@ -13,33 +15,47 @@ void Liveness::begin(const Scenario& scenario, const Workload& workload) {
   decision_bound_us_ = scenario.node.flush_window_us + 2 * up_or_down +
                        others * (factor * scenario.timing.execution_max_us + 2 * up_or_down);
   fault_bound_us_ = scenario.fault_bound_us();
+  requests_.resize(static_cast<size_t>(scenario.ranks));
 }
 
-void Liveness::submitted(int, const Origin&, std::span<const protocol::Submission> submissions,
+void Liveness::submitted(int rank, const Origin&, std::span<const protocol::Submission> submissions,
                          TimeUs now) {
   for (const protocol::Submission& submission : submissions) {
-    last_submitted_[submission.request.name] = now;
+    last_submitted_[key_of(submission.request)] = now;
+    requests_[static_cast<size_t>(rank)].emplace(submission.ticket, submission.request);
+    // What waits for this rank waits no longer.
+    if (submission.request.kind == OpKind::kJoin) last_joined_ = now;
   }
 }
 
 void Liveness::ticked(int rank, const protocol::Output& output, const NodeView&, TimeUs now) {
-  // Operations that a dead rank was part of keep the data plane busy until its death is known.
-  const TimeUs bound =
-      decision_bound_us_ + (last_fault_us_ == protocol::kNever ? 0 : fault_bound_us_);
   for (const protocol::Execution& execution : output.executions) {
     for (const wire::ResponseTensor& tensor : execution.response.tensors) {
-      const auto it = last_submitted_.find(tensor.request.name);
-      if (it == last_submitted_.end() || now - it->second <= bound) continue;
-      fail(at(rank, now) + tensor.request.name + " was decided " +
-           std::to_string(now - it->second) +
-           " us after the last rank submitted it, the bound is " + std::to_string(bound) + " us");
+      decided(rank, tensor.request, now);
     }
+  }
+  for (const protocol::Completion& completion : output.completions) {
+    const auto& requests = requests_[static_cast<size_t>(rank)];
+    const auto it = requests.find(completion.ticket);
+    if (completion.status.ok() && it != requests.end()) decided(rank, it->second, now);
   }
   if (output.fault && last_fault_us_ != protocol::kNever &&
       now - last_fault_us_ > fault_bound_us_) {
     fail(at(rank, now) + "knew of the fault " + std::to_string(now - last_fault_us_) +
          " us after it, the bound is " + std::to_string(fault_bound_us_) + " us");
   }
+}
+
+void Liveness::decided(int rank, const wire::Request& request, TimeUs now) {
+  // Operations that a dead rank was part of keep the data plane busy until its death is known.
+  const TimeUs bound =
+      decision_bound_us_ + (last_fault_us_ == protocol::kNever ? 0 : fault_bound_us_);
+  const auto it = last_submitted_.find(key_of(request));
+  if (it == last_submitted_.end()) return;
+  const TimeUs since = std::max(it->second, last_joined_);
+  if (now - since <= bound) return;
+  fail(at(rank, now) + request.name + " was decided " + std::to_string(now - since) +
+       " us after the last rank submitted it, the bound is " + std::to_string(bound) + " us");
 }
 
 // A second death can cut off the news of the first: the bound counts from the last.

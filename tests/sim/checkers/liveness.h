@@ -1,8 +1,9 @@
 // Liveness: nothing waits for ever, and nothing waits long without need.
 //
-// Every live rank ends with a goodbye or a fault. An operation that all ranks have submitted is
-// decided within a bound of virtual time that is made of the scenario's own delays (so no timer of
-// another purpose can have rescued it). After a crash every survivor knows within such a bound.
+// Every live rank ends with a goodbye or a fault. An operation that all its ranks have submitted,
+// or have joined instead, and a join of all, is decided within a bound of virtual time that is made
+// of the scenario's own delays (so no timer of another purpose can have rescued it). After a crash
+// every survivor knows within such a bound.
 #pragma once
 
 #include <cstdint>
@@ -28,11 +29,14 @@ class Liveness : public Checker {
 
  private:
   void fault_happened(TimeUs now);
+  void decided(int rank, const wire::Request& request, TimeUs now);
 
   TimeUs decision_bound_us_ = 0;
   TimeUs fault_bound_us_ = 0;
   TimeUs last_fault_us_ = protocol::kNever;
-  std::unordered_map<std::string, TimeUs> last_submitted_;  // by name, on any rank
+  std::unordered_map<std::string, TimeUs> last_submitted_;  // by set and name, on any rank
+  std::vector<std::unordered_map<uint64_t, wire::Request>> requests_;  // by rank, ticket
+  TimeUs last_joined_ = 0;                                             // on any rank
 };
 
 }  // namespace khorus::sim

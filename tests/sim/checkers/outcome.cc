@@ -12,15 +12,21 @@ void Outcome::begin(const Scenario& scenario, const Workload& workload) {
 void Outcome::submitted(int rank, const Origin& origin,
                         std::span<const protocol::Submission> submissions, TimeUs) {
   StatusCode code = StatusCode::kOk;
-  const auto& deviations = workload_->step(origin.step).deviations;
-  const auto it = deviations.find(origin.unit);
-  if (origin.duplicate) {
+  if (origin.joined) {
+    code = StatusCode::kInvalidArgument;
+  } else if (origin.duplicate) {
     code = StatusCode::kDuplicateName;
-  } else if (it != deviations.end() && it->second.kind < Deviation::kScattered) {
-    code = StatusCode::kMismatch;
+  } else {
+    const auto [it, is_new] = plan_.try_emplace({origin.step, origin.unit});
+    if (is_new) it->second = workload_->planned(origin.step, origin.unit);
+    code = it->second;
   }
   for (const protocol::Submission& submission : submissions) {
-    planned_[static_cast<size_t>(rank)].emplace(submission.ticket, Planned{origin, code});
+    const wire::Request& request = submission.request;
+    planned_[static_cast<size_t>(rank)].emplace(submission.ticket,
+                                                Planned{origin, code, request.process_set});
+    if (request.kind != OpKind::kRemoveProcessSet || origin.duplicate) continue;
+    removed_by_[static_cast<ProcessSetId>(request.shape.at(0))].insert(rank);
   }
 }
 
@@ -37,9 +43,16 @@ void Outcome::check(int rank, uint64_t ticket, const Status& status, TimeUs now)
   const auto& planned = planned_[static_cast<size_t>(rank)];
   const auto it = planned.find(ticket);
   if (it == planned.end() || allowed(it->second.code, it->second.origin, status.code())) return;
+  if (status.code() == StatusCode::kInvalidArgument && set_may_be_gone(it->second.set)) return;
   fail(at(rank, now) + "step " + std::to_string(it->second.origin.step) + " unit " +
        std::to_string(it->second.origin.unit) + " was planned to end with " +
        std::string(status_code_name(it->second.code)) + " and ended with " + status.to_string());
+}
+
+// Once all ranks have asked for it.
+bool Outcome::set_may_be_gone(ProcessSetId set) const {
+  const auto it = removed_by_.find(set);
+  return it != removed_by_.end() && it->second.size() == planned_.size();
 }
 
 bool Outcome::allowed(StatusCode planned, const Origin& origin, StatusCode code) const {
@@ -61,7 +74,8 @@ bool Outcome::allowed(StatusCode planned, const Origin& origin, StatusCode code)
     case StatusCode::kOk:
     case StatusCode::kMismatch:
       // With missing submissions, one rank's step meets another's.
-      return faults.missing && planned != StatusCode::kDuplicateName;
+      return faults.missing && planned != StatusCode::kDuplicateName &&
+             planned != StatusCode::kInvalidArgument;
     default:
       return false;
   }

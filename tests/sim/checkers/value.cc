@@ -3,6 +3,8 @@
 
 #include <numeric>
 
+#include "core/protocol/tensor_key.h"
+
 namespace khorus::sim {
 namespace {
 
@@ -21,19 +23,21 @@ int64_t bytes_of(const wire::Request& request) {
 }  // namespace
 
 void Value::begin(const Scenario& scenario, const Workload&) {
-  ranks_ = static_cast<size_t>(scenario.ranks);
+  book_.begin(scenario);
   threshold_bytes_ = scenario.node.fusion_threshold_bytes;
-  pending_.resize(ranks_);
+  pending_.resize(static_cast<size_t>(scenario.ranks));
 }
 
-void Value::submitted(int rank, const Origin&, std::span<const protocol::Submission> submissions,
-                      TimeUs) {
+void Value::submitted(int rank, const Origin& origin,
+                      std::span<const protocol::Submission> submissions, TimeUs) {
+  book_.submitted(rank, origin, submissions);
   for (const protocol::Submission& submission : submissions) {
     pending_[static_cast<size_t>(rank)].emplace(submission.ticket, submission);
   }
 }
 
 void Value::ticked(int rank, const protocol::Output& output, const NodeView&, TimeUs now) {
+  book_.learn_sets(rank, output);
   for (const protocol::Execution& execution : output.executions) {
     check_execution(rank, execution, now);
   }
@@ -78,17 +82,20 @@ void Value::check_tensor(int rank, const wire::ResponseTensor& tensor, uint64_t 
   wire::Request mine = it->second.request;
   pending.erase(it);
   const std::string what = at(rank, now) + "ticket " + std::to_string(ticket);
-  if (mine.kind >= OpKind::kBarrier) fail(what + " has no data and was given to the data plane");
+  if (!protocol::runs_on_data_plane(mine.kind))
+    fail(what + " has no data and was given to the data plane");
   if (mine.kind == OpKind::kAllgather) {
     const int64_t extent = mine.shape.at(0);
+    const size_t position = book_.position(mine.process_set, rank);
     mine.shape[0] = 0;
-    if (tensor.extents.size() != ranks_) {
+    if (tensor.extents.size() != book_.members(mine.process_set).size()) {
       fail(what + " has " + std::to_string(tensor.extents.size()) + " extents");
-    } else if (tensor.extents[static_cast<size_t>(rank)] != extent) {
+    } else if (tensor.extents[position] != extent) {
       fail(what + " submitted extent " + std::to_string(extent) + " and was given " +
-           std::to_string(tensor.extents[static_cast<size_t>(rank)]));
+           std::to_string(tensor.extents[position]));
     }
   }
+  if (mine.kind == OpKind::kAlltoall) mine.shape.at(0) = 0;
   if (!(tensor.request == mine)) {
     fail(what + " submitted " + mine.name + " " + khorus::to_string(mine.shape) +
          " and was given " + tensor.request.name + " " + khorus::to_string(tensor.request.shape));
@@ -104,12 +111,13 @@ void Value::check_completion(int rank, const protocol::Completion& completion, T
   if (!completion.status.ok()) return;
   const std::string what = at(rank, now) + "ticket " + std::to_string(completion.ticket);
   if (mine.request.kind == OpKind::kExchange) {
-    if (completion.payloads.size() != ranks_) {
+    const ProcessSetId set = mine.request.process_set;
+    if (completion.payloads.size() != book_.members(set).size()) {
       fail(what + " exchanged " + std::to_string(completion.payloads.size()) + " payloads");
-    } else if (completion.payloads[static_cast<size_t>(rank)] != mine.payload) {
+    } else if (completion.payloads[book_.position(set, rank)] != mine.payload) {
       fail(what + " was given other bytes of its own than it sent");
     }
-  } else if (mine.request.kind != OpKind::kBarrier) {
+  } else if (protocol::runs_on_data_plane(mine.request.kind)) {
     fail(what + " was done well without the data plane");
   }
 }

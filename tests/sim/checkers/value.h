@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/sim/checkers/checker.h"
+#include "tests/sim/checkers/set_book.h"
 
 namespace khorus::sim {
 
@@ -24,7 +25,7 @@ class Value : public Checker {
   void check_fusion(int rank, const wire::Response& response, TimeUs now);
   void check_completion(int rank, const protocol::Completion& completion, TimeUs now);
 
-  size_t ranks_ = 0;
+  SetBook book_;
   int64_t threshold_bytes_ = 0;
   std::vector<std::unordered_map<uint64_t, protocol::Submission>> pending_;  // by rank, ticket
 };
