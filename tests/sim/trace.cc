@@ -6,10 +6,33 @@
 namespace khorus::sim {
 namespace {
 
+std::string describe_set(ProcessSetId id) {
+  return id == kGlobalProcessSet ? "" : "@" + std::to_string(id);
+}
+
 std::string describe_request(const wire::Request& request) {
   std::string text = std::string(khorus::to_string(request.kind)) + " " + request.name +
-                     khorus::to_string(request.shape);
-  if (!request.group.empty()) text += " in " + request.group;
+                     khorus::to_string(request.shape) + describe_set(request.process_set);
+  if (request.kind == OpKind::kBroadcast) text += " from " + std::to_string(request.root_rank);
+  if (request.kind == OpKind::kSendRecv) {
+    text += " " + std::to_string(request.root_rank) + ">" + std::to_string(request.peer);
+  }
+  if (!request.members.empty()) text += " of " + request.members.to_string();
+  if (!request.group.empty()) {
+    text += " in " + request.group + " of " + std::to_string(request.group_size);
+  }
+  return text;
+}
+
+std::string describe_tensor(const wire::ResponseTensor& tensor) {
+  const wire::Request& request = tensor.request;
+  std::string text = request.name;
+  if (request.kind == OpKind::kSendRecv) {
+    text += " " + std::to_string(request.root_rank) + ">" + std::to_string(request.peer);
+  }
+  if (request.kind == OpKind::kJoin) text += " last " + std::to_string(request.root_rank);
+  if (!tensor.extents.empty()) text += " rows " + khorus::to_string(tensor.extents);
+  if (!tensor.payloads.empty()) text += " payloads " + std::to_string(tensor.payloads.size());
   return text;
 }
 
@@ -17,7 +40,8 @@ std::string describe_response(const wire::Response& response) {
   std::string text = response.code == StatusCode::kOk
                          ? "{"
                          : "{" + std::string(status_code_name(response.code)) + ":";
-  for (const wire::ResponseTensor& tensor : response.tensors) text += " " + tensor.request.name;
+  text += describe_set(response.process_set);
+  for (const wire::ResponseTensor& tensor : response.tensors) text += " " + describe_tensor(tensor);
   if (!response.cache_ids.empty()) text += " ids";
   for (uint64_t id : response.cache_ids) text += " " + std::to_string(id);
   for (const std::string& group : response.failed_groups) text += " group " + group;
@@ -34,7 +58,11 @@ struct Describe {
     for (const wire::Contribution& contribution : report.contributions) {
       text +=
           ", " + describe_request(contribution.request) + " by " + contribution.ranks.to_string();
+      if (!contribution.extents.empty()) {
+        text += " rows " + khorus::to_string(contribution.extents);
+      }
     }
+    if (!report.joined.empty()) text += ", joined " + report.joined.to_string();
     if (!report.leaving_reason.empty()) {
       text += ", rank " + std::to_string(report.leaving_rank) + " leaves";
     }
@@ -73,7 +101,13 @@ void Trace::line(int rank, TimeUs now, const std::string& text) {
 
 void Trace::begin(const Scenario& scenario, const Workload& workload) {
   std::fprintf(out_, "%s\n", scenario.describe().c_str());
+  int number = 0;
+  for (const PlannedSet& set : workload.sets()) {
+    std::fprintf(out_, "set %d: ranks %s, added in step %d, removed in step %d\n", ++number,
+                 wire::RankSet::of(set.members).to_string().c_str(), set.add_step, set.remove_step);
+  }
   for (int i = 0; i < workload.steps(); ++i) {
+    if (workload.step(i).joins) std::fprintf(out_, "step %d: joins\n", i);
     for (const auto& [unit, planned] : workload.step(i).deviations) {
       std::string ranks;
       for (int rank : planned.ranks) ranks += " " + std::to_string(rank);
@@ -87,6 +121,9 @@ void Trace::begin(const Scenario& scenario, const Workload& workload) {
 void Trace::submitted(int rank, const Origin& origin,
                       std::span<const protocol::Submission> submissions, TimeUs now) {
   std::string text = "submits (step " + std::to_string(origin.step) + ")";
+  if (origin.duplicate) text += " again";
+  if (origin.joined) text += " although joined";
+  if (origin.after_end) text += " after the end";
   for (const protocol::Submission& submission : submissions) {
     text += " #" + std::to_string(submission.ticket) + " " + describe_request(submission.request);
   }
@@ -100,16 +137,25 @@ void Trace::sent(int from, int to, const wire::Frame& frame, size_t bytes, TimeU
 
 void Trace::ticked(int rank, const protocol::Output& output, const NodeView&, TimeUs now) {
   for (const protocol::Execution& execution : output.executions) {
-    std::string text = "runs (decision " + std::to_string(execution.sequence) + ")";
+    std::string text = "runs (decision " + std::to_string(execution.sequence) + ", from place " +
+                       std::to_string(execution.first_position) + ")" +
+                       describe_set(execution.response.process_set);
     for (size_t i = 0; i < execution.tickets.size(); ++i) {
       text += " #" + std::to_string(execution.tickets[i]) + " " +
-              execution.response.tensors[i].request.name;
+              describe_tensor(execution.response.tensors[i]);
     }
     line(rank, now, text);
   }
   for (const protocol::Completion& completion : output.completions) {
+    std::string text = "done #" + std::to_string(completion.ticket);
+    if (completion.position != 0) text += ", place " + std::to_string(completion.position);
+    if (completion.value >= 0) text += ", value " + std::to_string(completion.value);
+    line(rank, now, text + " " + completion.status.to_string());
+  }
+  for (const protocol::SetChange& change : output.set_changes) {
     line(rank, now,
-         "done #" + std::to_string(completion.ticket) + " " + completion.status.to_string());
+         std::string("is told of process set ") + std::to_string(change.id) +
+             (change.added ? ": added, ranks " : ": removed, ranks ") + change.members.to_string());
   }
   for (const protocol::LogLine& log : output.log) line(rank, now, "logs " + log.text);
   if (output.shutdown) line(rank, now, "shutdown: " + output.shutdown_status.to_string());
