@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/protocol/node.h"
+#include "core/protocol/tensor_key.h"
 #include "core/wire/codec.h"
 
 namespace {
@@ -40,11 +41,14 @@ class Vocabulary {
     request.kind = static_cast<OpKind>(data_->ConsumeIntegralInRange(0, kOpKindCount - 1));
     request.name = std::string(1, data_->ConsumeIntegralInRange('a', 'd'));
     request.shape = {request.kind == OpKind::kAllgather ? 0 : 4};
+    add_parts(&request);
     if (data_->ConsumeBool()) {
       request.group = std::string(1, data_->ConsumeIntegralInRange('g', 'h'));
       request.group_size = data_->ConsumeIntegralInRange(0U, 3U);
     }
-    if (data_->ConsumeIntegralInRange(0, 7) == 0) request.process_set = 1;
+    if (data_->ConsumeIntegralInRange(0, 3) == 0) {
+      request.process_set = data_->ConsumeIntegralInRange(1, 2);
+    }
     if (data_->ConsumeIntegralInRange(0, 7) == 0) request.dtype = DataType::kInt64;
     return request;
   }
@@ -66,6 +70,33 @@ class Vocabulary {
   }
 
  private:
+  // What only some kinds have: roots and peers, members, the id of a set to remove.
+  void add_parts(wire::Request* request) {
+    switch (request->kind) {
+      case OpKind::kBroadcast:
+        request->root_rank = rank();
+        break;
+      case OpKind::kSendRecv:
+        request->root_rank = rank();
+        request->peer = rank();
+        break;
+      case OpKind::kJoin:
+        request->name = protocol::kJoinName;
+        request->shape.clear();
+        break;
+      case OpKind::kAddProcessSet:
+        request->shape.clear();
+        if (data_->ConsumeIntegralInRange(0, 7) != 0) request->members = ranks();
+        break;
+      case OpKind::kRemoveProcessSet:
+        request->shape = {data_->ConsumeIntegralInRange<int64_t>(0, 2)};
+        if (data_->ConsumeIntegralInRange(0, 7) == 0) request->shape[0] += int64_t{1} << 32;
+        if (data_->ConsumeIntegralInRange(0, 7) == 0) request->shape.clear();
+        break;
+      default:
+        break;
+    }
+  }
   int32_t rank() { return data_->ConsumeIntegralInRange(0, size_); }
   uint64_t id() { return data_->ConsumeIntegralInRange(0U, 6U); }
   wire::RankSet ranks() {
@@ -84,6 +115,7 @@ class Vocabulary {
       if (contribution.request.kind == OpKind::kExchange) contribution.payloads.resize(count);
       report.contributions.push_back(std::move(contribution));
     }
+    if (data_->ConsumeIntegralInRange(0, 3) == 0) report.joined = ranks();
     if (data_->ConsumeIntegralInRange(0, 7) == 0) report.leaving_reason = "done";
     report.drained = data_->ConsumeIntegralInRange(0, 7) == 0;
     return report;
@@ -95,6 +127,8 @@ class Vocabulary {
       wire::Response response;
       while (data_->ConsumeBool()) {
         wire::ResponseTensor tensor{request(), {}, {}};
+        if (data_->ConsumeBool()) response.process_set = tensor.request.process_set;
+        if (tensor.request.kind == OpKind::kJoin) tensor.request.root_rank = rank();
         if (tensor.request.kind == OpKind::kAllgather) {
           tensor.extents.assign(data_->ConsumeIntegralInRange<size_t>(0, 9), 2);
         }
@@ -122,6 +156,7 @@ class Harness {
  public:
   Harness(const NodeOptions& options, FuzzedDataProvider* data)
       : options_(options), node_(options), data_(data), vocabulary_(data, options.size) {
+    members_[kGlobalProcessSet] = static_cast<size_t>(options.size);
     neighbours_ = node_.children();
     if (node_.parent() >= 0) neighbours_.push_back(node_.parent());
     neighbours_.push_back(options.size - 1);  // perhaps a stranger
@@ -211,8 +246,13 @@ class Harness {
   void tick() {
     const Output output = node_.tick(now_);
     for (const auto& [to, frame] : output.frames) require(wire::decode(wire::encode(frame)).ok());
+    for (const protocol::SetChange& change : output.set_changes) {
+      require(change.members.contains(options_.rank));
+      if (change.added) members_[change.id] = static_cast<size_t>(change.members.count());
+    }
     for (const protocol::Completion& completion : output.completions) close(completion.ticket);
     for (const protocol::Execution& execution : output.executions) {
+      require(members_.contains(execution.response.process_set));
       require(!faulted_);
       ++in_flight_;
       const auto& tensors = execution.response.tensors;
@@ -226,10 +266,15 @@ class Harness {
         if (mine.kind == OpKind::kAlltoall) mine.shape.at(0) = 0;
         const wire::Request& theirs = tensors[i].request;
         require(theirs.name == mine.name && theirs.kind == mine.kind &&
-                theirs.dtype == mine.dtype && theirs.shape == mine.shape);
+                theirs.dtype == mine.dtype && theirs.shape == mine.shape &&
+                theirs.process_set == mine.process_set && theirs.root_rank == mine.root_rank &&
+                theirs.peer == mine.peer);
         require(tensors[i].extents.size() ==
-                (mine.kind == OpKind::kAllgather ? static_cast<size_t>(options_.size) : 0));
+                (mine.kind == OpKind::kAllgather ? members_[mine.process_set] : 0));
       }
+    }
+    for (const protocol::SetChange& change : output.set_changes) {
+      if (!change.added) members_.erase(change.id);
     }
     require(!(faulted_ && output.fault));
     if (output.fault) faulted_ = true;
@@ -252,6 +297,7 @@ class Harness {
   std::map<uint64_t, wire::Request> open_;  // tickets without an outcome
   uint64_t last_ticket_ = 0;
   protocol::TimeUs now_ = 0;
+  std::map<ProcessSetId, size_t> members_;  // how many, of the sets that this rank is in
   int in_flight_ = 0;
   bool faulted_ = false;
   bool shutdown_ = false;

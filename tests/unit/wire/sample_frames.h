@@ -66,6 +66,41 @@ inline Request add_process_set_request() {
   return request;
 }
 
+inline Request remove_process_set_request() {
+  Request request;
+  request.kind = OpKind::kRemoveProcessSet;
+  request.name = "remove";
+  request.shape = {3};
+  return request;
+}
+
+inline Request alltoall_request() {
+  Request request;
+  request.kind = OpKind::kAlltoall;
+  request.name = "shuffled";
+  request.process_set = 2;
+  request.shape = {0, 8};
+  return request;
+}
+
+inline Request reducescatter_request() {
+  Request request;
+  request.kind = OpKind::kReducescatter;
+  request.name = "scattered";
+  request.op = ReduceOp::kMax;
+  request.shape = {9};
+  return request;
+}
+
+// As the response says it: the root is the last rank that joined.
+inline Request join_request() {
+  Request request;
+  request.kind = OpKind::kJoin;
+  request.name = "khorus.internal/join";
+  request.root_rank = 6;
+  return request;
+}
+
 inline Report sample_report() {
   Report report;
   report.applied_sequence = 1234567;
@@ -77,6 +112,9 @@ inline Report sample_report() {
       {exchange_request(), RankSet::range(2, 3), {}, {bytes_of("10.0.0.1:99"), {}}});
   report.contributions.push_back({send_request(), RankSet::single(3), {}, {}});
   report.contributions.push_back({add_process_set_request(), RankSet::single(3), {}, {}});
+  report.contributions.push_back({remove_process_set_request(), RankSet::single(3), {}, {}});
+  report.contributions.push_back({alltoall_request(), RankSet::of({1, 9}), {}, {}});
+  report.contributions.push_back({reducescatter_request(), RankSet::single(0), {}, {}});
   report.joined = RankSet::of({2, 4});
   report.leaving_reason = "shutdown() was called";
   report.leaving_rank = 3;
@@ -101,6 +139,13 @@ inline Decision sample_decision() {
   Response exchange;
   exchange.tensors.push_back({exchange_request(), {}, {bytes_of("a"), bytes_of("bc")}});
   decision.responses = {fused, cached, error, exchange};
+  for (const Request& request :
+       {send_request(), add_process_set_request(), remove_process_set_request(), alltoall_request(),
+        reducescatter_request(), join_request()}) {
+    Response& alone = decision.responses.emplace_back();
+    alone.process_set = request.process_set;
+    alone.tensors.push_back({request, {}, {}});
+  }
   decision.shutdown = true;
   decision.shutdown_reason = "rank 3 called shutdown()";
   return decision;
