@@ -3,7 +3,7 @@
 //   khorus_sim --seeds 1..20000          run a range (two threads; --jobs N)
 //   khorus_sim --seed 4711 --verbose     one seed, with a readable trace
 //   khorus_sim --file tests/sim/seeds.txt  the regression seeds, one per line ("seed  # why")
-//   khorus_sim --ci                      13,000 schedules, a million with KHORUS_TEST_SOAK=1
+//   khorus_sim --ci                      20,000 schedules, a million with KHORUS_TEST_SOAK=1
 //   khorus_sim --scale                   messages and bytes at the busiest process, 8 to 8192 ranks
 //   khorus_sim --plain ...               without process sets, joins and send/recv
 // and --ranks N or --ranks A..B bounds the size of the world.
@@ -109,7 +109,7 @@ bool parse(int argc, char** argv, Arguments* arguments) {
       arguments->scale = true;
     } else if (option == "--ci") {
       const bool full = soak != nullptr && std::strcmp(soak, "1") == 0;
-      good = add_range(full ? "1..1000000" : "1..13000", &arguments->seeds);
+      good = add_range(full ? "1..1000000" : "1..20000", &arguments->seeds);
     } else if (i + 1 == argc) {
       good = false;
     } else if (option == "--seed" || option == "--seeds") {
