@@ -32,9 +32,10 @@ CollectiveOptions operation(const CheckpointOptions& options, const char* what) 
 
 NamedTensors tensors_of(const ::torch::nn::Module& model) {
   NamedTensors all;
-  for (const auto& item : model.named_parameters()) all.emplace_back(item.key(), item.value());
-  for (const auto& item : model.named_buffers()) {
-    if (item.value().defined()) all.emplace_back(item.key(), item.value());
+  for (const auto& dictionary : {model.named_parameters(), model.named_buffers()}) {
+    for (const auto& item : dictionary) {
+      if (item.value().defined()) all.emplace_back(item.key(), item.value());
+    }
   }
   return all;
 }

@@ -1,7 +1,12 @@
 // Collectives on tensors: each makes views, submits to the engine and says how the result is made.
+// The forms that wait are in blocking.cc.
 //
 // Called from user threads; the engine does the rest.
+#include "torch_plugin/collectives.h"
+
 #include <ATen/ATen.h>
+
+#include <any>
 
 #include "torch_plugin/tensor_view.h"
 
@@ -29,60 +34,72 @@ std::string member_name(const std::string& group, size_t index) {
 // the engine, and what is done with the result.
 struct Passage {
   Tensor input;   // contiguous
-  Tensor output;  // contiguous; the input itself when the operation is in place
-  Tensor target;  // what the caller gets: written from `output` when that is other memory
+  Tensor output;  // contiguous; the input itself when its memory is ours or the caller's in place
+  Tensor target;  // in place: what the result is written to, unless it is there already
+  CompressorPtr compression;
+  std::any context;  // of the compressor
 
   NamedTensor named(const std::string& name, const char* operation) const {
     const std::string what = describe(operation, name);
     return {name, view_of(input, what), view_of(output, what)};
   }
+  Tensor finish() const {
+    const at::NoGradGuard no_grad;
+    const Tensor arrived = compression ? compression->decompress(output, context) : output;
+    if (!target.defined()) return arrived;
+    if (!target.is_same(arrived)) target.copy_(arrived);
+    return target;
+  }
   Handle handle(WorkPtr work) const {
-    return Handle(std::move(work), [output = output, target = target](const Work&) {
-      if (!target.is_same(output)) {
-        at::NoGradGuard no_grad;
-        target.copy_(output);
-      }
-      return target;
-    });
+    return Handle({std::move(work)}, [passage = *this] { return passage.finish(); });
   }
 };
 
-Passage make_passage(const Tensor& tensor, bool in_place, const char* operation,
-                     const std::string& name) {
-  const std::string what = describe(operation, name);
+void require_dense(const Tensor& tensor, const std::string& what) {
   if (!tensor.defined()) throw_invalid(what + " is undefined; give a tensor that has memory");
   if (tensor.layout() != at::kStrided) {
     throw_invalid(what + " is sparse; only dense tensors are carried: call to_dense() first");
   }
-  Passage passage;
+}
+
+Passage make_passage(const Tensor& tensor, bool in_place, const std::string& what,
+                     const CompressorPtr& compression = nullptr) {
+  require_dense(tensor, what);
+  const at::NoGradGuard no_grad;
   const Tensor plain = tensor.detach();
-  passage.input = plain.contiguous();
-  if (in_place) {
-    passage.output = passage.input;
-    // Contiguous memory is reduced where it lies; else the copy is written back at wait().
-    passage.target = plain.is_contiguous() ? passage.output : plain;
-  } else {
-    passage.output = at::empty_like(passage.input, at::MemoryFormat::Contiguous);
-    passage.target = passage.output;
+  Passage passage;
+  Tensor travels = plain;
+  if (compression) {
+    Compressor::Compressed compressed = compression->compress(plain);
+    require_dense(compressed.tensor, what + ", compressed,");
+    travels = compressed.tensor;
+    passage.compression = compression;
+    passage.context = std::move(compressed.context);
   }
+  passage.input = travels.contiguous();
+  const bool ours = !passage.input.is_alias_of(plain);
+  passage.output = in_place || ours ? passage.input
+                                    : at::empty_like(passage.input, at::MemoryFormat::Contiguous);
+  if (in_place) passage.target = plain;
   return passage;
 }
 
 Handle start_allreduce(const Tensor& tensor, const ReduceOptions& options, bool in_place) {
-  const Passage passage = make_passage(tensor, in_place, "allreduce", options.name);
+  const Passage passage =
+      make_passage(tensor, in_place, describe("allreduce", options.name), options.compression);
   const NamedTensor named = passage.named(options.name, "allreduce");
   return passage.handle(
       engine_of(options.engine)
           .allreduce_async(named.name, named.input, named.output, core_options(options)));
 }
 
-GroupHandle start_grouped_allreduce(const std::vector<Tensor>& tensors,
-                                    const ReduceOptions& options, bool in_place) {
+std::vector<Handle> start_group(const NamedTensors& tensors, const ReduceOptions& options,
+                                bool in_place) {
   std::vector<Passage> passages;
   std::vector<NamedTensor> members;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const std::string name = member_name(options.name, i);
-    passages.push_back(make_passage(tensors[i], in_place, "allreduce", name));
+  for (const auto& [name, tensor] : tensors) {
+    passages.push_back(
+        make_passage(tensor, in_place, describe("allreduce", name), options.compression));
     members.push_back(passages.back().named(name, "allreduce"));
   }
   const std::vector<WorkPtr> works =
@@ -90,29 +107,46 @@ GroupHandle start_grouped_allreduce(const std::vector<Tensor>& tensors,
           .grouped_allreduce_async(options.name, members, core_options(options));
   std::vector<Handle> handles;
   for (size_t i = 0; i < works.size(); ++i) handles.push_back(passages[i].handle(works[i]));
-  return GroupHandle(std::move(handles));
+  return handles;
+}
+
+NamedTensors numbered(const std::string& group, const std::vector<Tensor>& tensors) {
+  NamedTensors named;
+  for (const Tensor& tensor : tensors) {
+    named.emplace_back(member_name(group, named.size()), tensor);
+  }
+  return named;
 }
 
 Handle start_broadcast(const Tensor& tensor, int root_rank, const CollectiveOptions& options,
                        bool in_place) {
-  const Passage passage = make_passage(tensor, in_place, "broadcast", options.name);
+  const Passage passage = make_passage(tensor, in_place, describe("broadcast", options.name));
   const NamedTensor named = passage.named(options.name, "broadcast");
   return passage.handle(
       engine_of(options.engine)
           .broadcast_async(named.name, named.input, named.output, root_rank, options.process_set));
 }
 
-Tensor gathered(const Work& work) { return tensor_of(work.result()); }
+Handle gathered(const WorkPtr& work) {
+  return Handle({work}, [work] { return tensor_of(work->result()); });
+}
 
 }  // namespace
 
-Handle::Handle(WorkPtr work, std::function<Tensor(const Work&)> finish)
-    : work_(std::move(work)), finish_(std::move(finish)) {}
+Handle::Handle(std::vector<WorkPtr> works, std::function<Tensor()> finish)
+    : works_(std::move(works)), finish_(std::move(finish)) {}
+
+bool Handle::poll() const noexcept {
+  for (const WorkPtr& work : works_) {
+    if (!work->poll()) return false;
+  }
+  return true;
+}
 
 Tensor Handle::wait() {
-  throw_if_error(work_->wait());
+  throw_if_error(wait_all(works_));
   if (finish_) {
-    result_ = finish_(*work_);
+    result_ = finish_();
     finish_ = nullptr;
   }
   return result_;
@@ -127,7 +161,9 @@ bool GroupHandle::poll() const noexcept {
 
 std::vector<Tensor> GroupHandle::wait() {
   std::vector<WorkPtr> works;
-  for (const Handle& member : members_) works.push_back(member.work());
+  for (const Handle& member : members_) {
+    works.insert(works.end(), member.works().begin(), member.works().end());
+  }
   throw_if_error(wait_all(works));
   std::vector<Tensor> results;
   for (Handle& member : members_) results.push_back(member.wait());
@@ -140,41 +176,27 @@ Handle allreduce_async(const Tensor& tensor, const ReduceOptions& options) {
 Handle allreduce_async_(const Tensor& tensor, const ReduceOptions& options) {
   return start_allreduce(tensor, options, /*in_place=*/true);
 }
-Tensor allreduce(const Tensor& tensor, const ReduceOptions& options) {
-  return allreduce_async(tensor, options).wait();
-}
-Tensor allreduce_(const Tensor& tensor, const ReduceOptions& options) {
-  allreduce_async_(tensor, options).wait();
-  return tensor;
+
+std::vector<Handle> start_group_allreduce(const NamedTensors& tensors,
+                                          const ReduceOptions& options) {
+  return start_group(tensors, options, /*in_place=*/true);
 }
 
 GroupHandle grouped_allreduce_async(const std::vector<Tensor>& tensors,
                                     const ReduceOptions& options) {
-  return start_grouped_allreduce(tensors, options, /*in_place=*/false);
+  return GroupHandle(start_group(numbered(options.name, tensors), options, /*in_place=*/false));
 }
 GroupHandle grouped_allreduce_async_(const std::vector<Tensor>& tensors,
                                      const ReduceOptions& options) {
-  return start_grouped_allreduce(tensors, options, /*in_place=*/true);
-}
-std::vector<Tensor> grouped_allreduce(const std::vector<Tensor>& tensors,
-                                      const ReduceOptions& options) {
-  return grouped_allreduce_async(tensors, options).wait();
-}
-std::vector<Tensor> grouped_allreduce_(const std::vector<Tensor>& tensors,
-                                       const ReduceOptions& options) {
-  grouped_allreduce_async_(tensors, options).wait();
-  return tensors;
+  return GroupHandle(start_group(numbered(options.name, tensors), options, /*in_place=*/true));
 }
 
 Handle allgather_async(const Tensor& tensor, const CollectiveOptions& options) {
-  const Passage passage = make_passage(tensor, /*in_place=*/true, "allgather", options.name);
+  const Passage passage =
+      make_passage(tensor, /*in_place=*/true, describe("allgather", options.name));
   const NamedTensor named = passage.named(options.name, "allgather");
-  return Handle(
-      engine_of(options.engine).allgather_async(named.name, named.input, options.process_set),
-      gathered);
-}
-Tensor allgather(const Tensor& tensor, const CollectiveOptions& options) {
-  return allgather_async(tensor, options).wait();
+  return gathered(
+      engine_of(options.engine).allgather_async(named.name, named.input, options.process_set));
 }
 
 GroupHandle grouped_allgather_async(const std::vector<Tensor>& tensors,
@@ -182,19 +204,17 @@ GroupHandle grouped_allgather_async(const std::vector<Tensor>& tensors,
   std::vector<NamedTensor> members;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const std::string name = member_name(options.name, i);
-    const Passage passage = make_passage(tensors[i], /*in_place=*/true, "allgather", name);
+    const Passage passage =
+        make_passage(tensors[i], /*in_place=*/true, describe("allgather", name));
     members.push_back(passage.named(name, "allgather"));
   }
   std::vector<Handle> handles;
-  for (WorkPtr& work : engine_of(options.engine)
-                           .grouped_allgather_async(options.name, members, options.process_set)) {
-    handles.emplace_back(std::move(work), gathered);
+  for (const WorkPtr& work :
+       engine_of(options.engine)
+           .grouped_allgather_async(options.name, members, options.process_set)) {
+    handles.push_back(gathered(work));
   }
   return GroupHandle(std::move(handles));
-}
-std::vector<Tensor> grouped_allgather(const std::vector<Tensor>& tensors,
-                                      const CollectiveOptions& options) {
-  return grouped_allgather_async(tensors, options).wait();
 }
 
 Handle broadcast_async(const Tensor& tensor, int root_rank, const CollectiveOptions& options) {
@@ -203,17 +223,34 @@ Handle broadcast_async(const Tensor& tensor, int root_rank, const CollectiveOpti
 Handle broadcast_async_(const Tensor& tensor, int root_rank, const CollectiveOptions& options) {
   return start_broadcast(tensor, root_rank, options, /*in_place=*/true);
 }
-Tensor broadcast(const Tensor& tensor, int root_rank, const CollectiveOptions& options) {
-  return broadcast_async(tensor, root_rank, options).wait();
-}
-Tensor broadcast_(const Tensor& tensor, int root_rank, const CollectiveOptions& options) {
-  broadcast_async_(tensor, root_rank, options).wait();
-  return tensor;
+
+namespace {
+
+GroupHandle start_group_broadcast(const std::vector<Tensor>& tensors, int root_rank,
+                                  const CollectiveOptions& options, bool in_place) {
+  std::vector<Passage> passages;
+  std::vector<NamedTensor> members;
+  for (const auto& [name, tensor] : numbered(options.name, tensors)) {
+    passages.push_back(make_passage(tensor, in_place, describe("broadcast", name)));
+    members.push_back(passages.back().named(name, "broadcast"));
+  }
+  const std::vector<WorkPtr> works =
+      engine_of(options.engine)
+          .grouped_broadcast_async(options.name, members, root_rank, options.process_set);
+  std::vector<Handle> handles;
+  for (size_t i = 0; i < works.size(); ++i) handles.push_back(passages[i].handle(works[i]));
+  return GroupHandle(std::move(handles));
 }
 
-void barrier(const CollectiveOptions& options) {
-  throw_if_error(
-      engine_of(options.engine).barrier_async(options.name, options.process_set)->wait());
+}  // namespace
+
+GroupHandle grouped_broadcast_async(const std::vector<Tensor>& tensors, int root_rank,
+                                    const CollectiveOptions& options) {
+  return start_group_broadcast(tensors, root_rank, options, /*in_place=*/false);
+}
+GroupHandle grouped_broadcast_async_(const std::vector<Tensor>& tensors, int root_rank,
+                                     const CollectiveOptions& options) {
+  return start_group_broadcast(tensors, root_rank, options, /*in_place=*/true);
 }
 
 }  // namespace khorus::torch

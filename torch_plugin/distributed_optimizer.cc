@@ -51,7 +51,13 @@ DistributedOptimizer::DistributedOptimizer(std::unique_ptr<::torch::optim::Optim
                 checked(optimizer).defaults().clone()),
       wrapped_(std::move(optimizer)),
       reducer_(std::make_shared<GradientReducer>(options)) {
-  engine_of(options.engine);  // no engine is an error now, not in the first backward()
+  // No engine, or no such set, is an error now, not in the first backward().
+  if (!ProcessSet(options.process_set, options.engine).included()) {
+    throw_invalid("DistributedOptimizer was given process set " +
+                  std::to_string(options.process_set) + ", and rank " +
+                  std::to_string(engine_of(options.engine).rank()) +
+                  " is not in it; make it only on the ranks of the set");
+  }
   const auto names = name_parameters(parameters);
   for (const auto& group : wrapped_->param_groups()) {
     param_groups_.emplace_back(group);
@@ -65,6 +71,7 @@ DistributedOptimizer::DistributedOptimizer(std::unique_ptr<::torch::optim::Optim
       reducer_->add(name->second, parameter);
     }
   }
+  reducer_->form_groups();
 }
 
 DistributedOptimizer::~DistributedOptimizer() = default;
@@ -87,10 +94,33 @@ Tensor DistributedOptimizer::run_closure(const LossClosure& closure) {
   return reducer_->reduce_loss(loss);
 }
 
+Tensor DistributedOptimizer::step_with_adasum(const LossClosure& closure) {
+  const std::vector<Tensor> parameters = reducer_->parameters();
+  std::vector<Tensor> before, changes;
+  {
+    const at::NoGradGuard no_grad;
+    for (const Tensor& parameter : parameters) before.push_back(parameter.detach().clone());
+  }
+  const Tensor loss = wrapped_->step(closure);
+  reducer_->synchronize();  // nothing is under way: the gradients count as used
+  if (reducer_->alone()) return loss;
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    changes.push_back(parameters[i].detach() - before[i]);
+  }
+  GroupHandle(reducer_->reduce_steps(changes)).wait();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    parameters[i].detach().copy_(before[i] + changes[i]);
+  }
+  return loss;
+}
+
 Tensor DistributedOptimizer::step(LossClosure closure) {
   push_options();
   Tensor loss;
-  if (closure) {
+  if (reducer_->by_steps() && should_synchronize_) {
+    loss = step_with_adasum(closure);
+  } else if (closure) {
     loss = wrapped_->step([this, &closure] { return run_closure(closure); });
   } else {
     if (should_synchronize_ && !reducer_->synchronized()) reducer_->synchronize();

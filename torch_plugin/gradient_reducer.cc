@@ -7,9 +7,41 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <cmath>
+
 #include "torch_plugin/tensor_view.h"
 
 namespace khorus::torch {
+namespace {
+
+void check(const DistributedOptimizerOptions& options) {
+  const std::string op(to_string(options.op));
+  if (options.op != ReduceOp::kAverage && options.op != ReduceOp::kSum &&
+      options.op != ReduceOp::kAdasum) {
+    throw_invalid("DistributedOptimizer reduces with average, sum or adasum, not with " + op);
+  }
+  if (options.backward_passes_per_step < 1) {
+    throw_invalid("backward_passes_per_step is " +
+                  std::to_string(options.backward_passes_per_step) + "; it is at least 1");
+  }
+  const double factor = options.gradient_predivide_factor;
+  if (factor != 1.0 && options.op != ReduceOp::kAverage) {
+    throw_invalid("gradient_predivide_factor needs op average; use 1 with op " + op);
+  }
+  if (!(factor > 0) || !std::isfinite(factor)) {
+    throw_invalid("gradient_predivide_factor is " + std::to_string(factor) +
+                  "; it must be positive and finite");
+  }
+  if (options.num_groups < 0) {
+    throw_invalid("num_groups is " + std::to_string(options.num_groups) +
+                  "; it is the number of groups, or 0 for none");
+  }
+  if (options.num_groups > 0 && !options.groups.empty()) {
+    throw_invalid("num_groups and groups are both given; give one of them");
+  }
+}
+
+}  // namespace
 
 // Lives in the parameter, so it must not keep the reducer alive. A hook that somebody set before
 // ours is called first.
@@ -32,23 +64,10 @@ class GradientReducer::Hook : public ::torch::autograd::PostAccumulateGradHook {
 };
 
 GradientReducer::GradientReducer(const DistributedOptimizerOptions& options)
-    : options_(options), passes_per_step_(options.backward_passes_per_step) {
-  if (options.op != ReduceOp::kAverage && options.op != ReduceOp::kSum) {
-    throw_invalid("DistributedOptimizer reduces with average or sum, not with " +
-                  std::string(to_string(options.op)));
-  }
-  if (options.backward_passes_per_step < 1) {
-    throw_invalid("backward_passes_per_step is " +
-                  std::to_string(options.backward_passes_per_step) + "; it is at least 1");
-  }
-  if (options.gradient_predivide_factor != 1.0 && options.op != ReduceOp::kAverage) {
-    throw_invalid("gradient_predivide_factor needs op average; use 1 with op " +
-                  std::string(to_string(options.op)));
-  }
-  if (!(options.gradient_predivide_factor > 0)) {
-    throw_invalid("gradient_predivide_factor is " +
-                  std::to_string(options.gradient_predivide_factor) + "; it must be positive");
-  }
+    : options_(options),
+      references_in_hook_(references_in_a_hook()),
+      passes_per_step_(options.backward_passes_per_step) {
+  check(options);
 }
 
 GradientReducer::~GradientReducer() {
@@ -97,72 +116,43 @@ void GradientReducer::on_gradient(size_t index) {
   }
   pending_ = true;
   synchronized_ = false;
-  if (--slot.passes_left > 0) return;
-  if (!alone()) own_gradient_memory(slot);
-  submit(slot);
-}
-
-// Autograd hands over a gradient without a copy when nobody else has the *tensor*, but its memory
-// may still be shared: views of one upstream gradient reach two parameters. Reducing in place would
-// then change what the rest of backward() reads. Two references are normal here: .grad and the
-// argument that the engine still holds.
-void GradientReducer::own_gradient_memory(Slot& slot) {
-  Tensor& gradient = slot.parameter.mutable_grad();
-  if (gradient.layout() != at::kStrided || gradient.storage().use_count() <= 2) return;
-  const at::NoGradGuard no_grad;
-  gradient = gradient.clone();
-}
-
-// In a world of one rank the gradient is its own mean and sum: the three lines cost nothing there.
-bool GradientReducer::alone() const { return engine_of(options_.engine).size() == 1; }
-
-void GradientReducer::submit(Slot& slot) {
-  slot.submitted = true;
-  slot.gradient = slot.parameter.grad();
-  if (alone()) return;
-  const at::NoGradGuard no_grad;
-  ReduceOptions options;
-  options.name = slot.name;
-  options.op = options_.op;
-  options.prescale_factor = 1.0 / options_.gradient_predivide_factor;
-  options.postscale_factor = options_.gradient_predivide_factor;
-  options.process_set = options_.process_set;
-  options.engine = options_.engine;
-  slot.handle = allreduce_async_(slot.gradient, options);
-}
-
-// Every rank submits every parameter each step, whatever it used, so that no rank waits in vain.
-void GradientReducer::submit_missing() {
-  const at::NoGradGuard no_grad;
-  for (Slot& slot : slots_) {
-    if (slot.submitted || !slot.parameter.requires_grad()) continue;
-    Tensor& gradient = slot.parameter.mutable_grad();
-    if (!gradient.defined()) gradient = at::zeros_like(slot.parameter);
-    submit(slot);
-  }
+  if (--slot.passes_left > 0 || by_steps()) return;
+  prepare(slot, references_in_hook_);
+  slot.ready = true;
+  submit_when_complete(slot);
 }
 
 void GradientReducer::finish(Slot& slot) {
-  // The copy back of a non-contiguous gradient happens in wait(), which throws on failure.
-  if (slot.handle.valid()) slot.handle.wait();
-  if (!slot.parameter.grad().is_same(slot.gradient)) {
+  // What travelled in another form is written back in wait(), which throws on failure.
+  Tensor result;
+  if (slot.handle.valid()) result = slot.handle.wait();
+  Tensor& gradient = slot.parameter.mutable_grad();
+  if (!gradient.is_same(slot.gradient)) {
     throw_invalid("the gradient of \"" + slot.name +
                   "\" was cleared or replaced while it was being reduced; between backward() and "
                   "step() leave gradients alone, or call synchronize() first");
   }
+  if (result.defined() && result.layout() != at::kStrided) gradient = result;
+}
+
+std::vector<WorkPtr> GradientReducer::works() const {
+  std::vector<WorkPtr> all;
+  for (const Slot& slot : slots_) {
+    all.insert(all.end(), slot.handle.works().begin(), slot.handle.works().end());
+  }
+  return all;
 }
 
 void GradientReducer::synchronize() {
-  {
-    const std::lock_guard lock(mutex_);
-    submit_missing();
+  Status status;
+  try {
+    if (!by_steps()) submit_all();
+  } catch (const Error& error) {
+    status = error.status();
   }
   // Works are waited for without the lock. No hook runs now: backward() is over.
-  std::vector<WorkPtr> works;
-  for (const Slot& slot : slots_) {
-    if (slot.handle.valid()) works.push_back(slot.handle.work());
-  }
-  Status status = wait_all(works);
+  const Status reduced = wait_all(works());
+  if (status.ok()) status = reduced;
   const std::lock_guard lock(mutex_);
   for (Slot& slot : slots_) {
     try {
@@ -170,7 +160,7 @@ void GradientReducer::synchronize() {
     } catch (const Error& error) {
       if (status.ok()) status = error.status();
     }
-    slot.submitted = false;
+    slot.ready = slot.submitted = false;
     slot.handle = Handle();
     slot.gradient = Tensor();
     slot.passes_left = passes_per_step_;
@@ -178,6 +168,22 @@ void GradientReducer::synchronize() {
   pending_ = false;
   throw_if_error(status);
   synchronized_ = true;
+}
+
+std::vector<Handle> GradientReducer::reduce_steps(const std::vector<Tensor>& steps) const {
+  std::vector<Handle> handles;
+  const std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < steps.size(); ++i) {
+    handles.push_back(allreduce_async_(steps[i], reduce_options(slots_[i].name)));
+  }
+  return handles;
+}
+
+std::vector<Tensor> GradientReducer::parameters() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Tensor> all;
+  for (const Slot& slot : slots_) all.push_back(slot.parameter);
+  return all;
 }
 
 bool GradientReducer::gradients_pending() const {
@@ -211,11 +217,11 @@ void GradientReducer::set_backward_passes_per_step(int64_t passes) {
 
 Tensor GradientReducer::reduce_loss(const Tensor& loss) {
   ReduceOptions options;
-  options.name = (options_.name.empty() ? "DistributedOptimizer" : options_.name) + ".loss";
+  options.name = own_name("loss");
   options.op = options_.op;
   options.process_set = options_.process_set;
   options.engine = options_.engine;
-  return allreduce(loss, options);
+  return allreduce(loss.detach(), options);
 }
 
 }  // namespace khorus::torch

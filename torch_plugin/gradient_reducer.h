@@ -3,6 +3,14 @@
 // A hook on every parameter calls on_gradient() on whatever thread runs backward(); the other
 // methods are called by the thread that owns the optimizer. A mutex guards all state; it is never
 // held while waiting for a work.
+//
+// Groups: the gradients of a group are submitted together, when the last of them is there.
+//
+// Sparse gradients go another way than dense ones, so all ranks must know which way a parameter
+// goes, also a rank that does not use it. They agree once, in the first synchronize() after the
+// parameter was added: sparse if some rank has a sparse gradient and none a dense one. Until then a
+// dense gradient goes at once, which makes the parameter dense for all, and a sparse one waits.
+// Later gradients of the other kind are converted.
 #pragma once
 
 #include <torch/csrc/autograd/function_hook.h>
@@ -29,43 +37,77 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // Hooks a parameter. A parameter that is there already is ignored. REQUIRES: made by make_shared.
   void add(const std::string& name, const Tensor& parameter);
   bool knows(const Tensor& parameter) const;
+  // Groups what has been added, as the options say. Called once. Throws Error(InvalidArgument).
+  void form_groups();
 
   // Submits what no hook has submitted, waits for all, writes back what was copied.
   void synchronize();
 
   // True when a gradient came since the last synchronize().
   bool gradients_pending() const;
+  // In a world of one rank nothing is sent.
+  bool alone() const;
   // True when synchronize() was called and no gradient came since.
   bool synchronized() const;
   // The optimizer has used the gradients: the next step has to reduce again.
   void mark_used();
   void set_backward_passes_per_step(int64_t passes);
 
+  // With kAdasum it is not gradients that are reduced but what each rank's own step changed.
+  bool by_steps() const noexcept { return options_.op == ReduceOp::kAdasum; }
+  std::vector<Tensor> parameters() const;
+  // In place, one per parameter in the order of parameters().
+  std::vector<Handle> reduce_steps(const std::vector<Tensor>& steps) const;
+
   // The mean of the closure's loss over the ranks (the sum for kSum).
   Tensor reduce_loss(const Tensor& loss);
 
  private:
   class Hook;
+  enum class Kind { kUnknown, kDense, kSparse };
+  static constexpr size_t kNoGroup = ~size_t{0};
   struct Slot {
     std::string name;
     Tensor parameter;
     Hook* hook = nullptr;  // owned by the parameter
     int64_t passes_left = 1;
+    Kind kind = Kind::kUnknown;
+    size_t group = kNoGroup;
+    bool ready = false;  // the gradient of the last pass is there
     bool submitted = false;
     Tensor gradient;  // as submitted
     Handle handle;    // not valid when this rank is alone
   };
 
   void on_gradient(size_t index);
-  void own_gradient_memory(Slot& slot);
-  void submit(Slot& slot);  // REQUIRES: mutex_ held
-  bool alone() const;
-  void submit_missing();  // REQUIRES: mutex_ held
+  ReduceOptions reduce_options(const std::string& name) const;
+  std::string own_name(const char* what) const;
+
+  // All of these REQUIRE: mutex_ held.
+  void prepare(Slot& slot, size_t normal_references);
+  bool can_go(const Slot& slot) const;
+  void submit_when_complete(Slot& slot);
+  void submit(Slot& slot);
+  void submit_group(std::vector<size_t>& members);
+  void submit_missing();
+  Tensor kinds_seen(const std::vector<size_t>& unknown) const;
+  void learn_kinds(const std::vector<size_t>& unknown, const Tensor& seen);
+  void put_in_group(size_t index, size_t group);
   static void finish(Slot& slot);
 
+  // How many references the memory of a fresh gradient has while a hook runs.
+  static size_t references_in_a_hook();
+
+  // Takes the mutex itself.
+  void agree_on_kinds();
+  void submit_all();
+  std::vector<WorkPtr> works() const;
+
   const DistributedOptimizerOptions options_;
+  const size_t references_in_hook_;
   mutable std::mutex mutex_;
   std::vector<Slot> slots_;
+  std::vector<std::vector<size_t>> groups_;          // indices of slots
   std::unordered_map<const void*, size_t> slot_of_;  // by TensorImpl
   int64_t passes_per_step_;
   bool pending_ = false;

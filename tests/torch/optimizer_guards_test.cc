@@ -105,16 +105,6 @@ TEST(Guards, Options) {
   });
 }
 
-TEST(Guards, SparseGradients) {
-  run_world({2}, [](Engine& engine) {
-    ::torch::nn::Embedding embedding(::torch::nn::EmbeddingOptions(5, 2).sparse(true));
-    DistributedOptimizer optimizer(plain_sgd(embedding->parameters()),
-                                   embedding->named_parameters(), on(engine));
-    const Tensor loss = embedding(::torch::tensor({1, 2})).sum();
-    EXPECT_THAT(error_of([&] { loss.backward(); }), HasSubstr("\"weight\" is sparse"));
-  });
-}
-
 TEST(Guards, NoEngine) {
   const Tensor w = leaf({1, 1});
   try {

@@ -69,7 +69,7 @@ TEST(SharedParameters, AreReducedOnceAfterTheLastUse) {
     const uint64_t before = engine.stats().operations_submitted;
     (w * 1 + w * 2 + w * w).sum().backward();
     optimizer.synchronize();
-    EXPECT_EQ(engine.stats().operations_submitted - before, 1U);
+    EXPECT_EQ(engine.stats().operations_submitted - before, 2U);  // and which are sparse
     EXPECT_EQ(w.grad().item<double>(), 1 + 2 + 4);
   });
 }
@@ -78,13 +78,22 @@ TEST(SharedParameters, AreReducedOnceAfterTheLastUse) {
 TEST(SharedGradientMemory, IsNotReducedTwice) {
   run_world({2}, [](Engine& engine) {
     const Tensor a = leaf({1, 2, 3, 4}), b = leaf({5, 6, 7, 8});
-    DistributedOptimizer optimizer(plain_sgd({a, b}), {{"a", a}, {"b", b}}, on(engine));
+    auto options = on(engine);
+    options.op = ReduceOp::kSum;  // what is summed twice is seen
+    DistributedOptimizer optimizer(plain_sgd({a, b}), {{"a", a}, {"b", b}}, options);
     const double factor = engine.rank() == 0 ? 1 : 3;
-    const Tensor sum = a.view({2, 2}) + b.view({2, 2});
-    (sum * factor).sum().backward();
+    const Tensor second = b.view({2, 2}), first = a.view({2, 2});  // backward() goes back in time
+    // When the gradient of b is about to be computed, that of a has been reduced.
+    second.register_hook([&engine](const Tensor&) {
+      ReduceOptions after;
+      after.name = "after a";
+      after.engine = &engine;
+      allreduce(::torch::ones({1}), after);
+    });
+    ((first + second) * factor).sum().backward();
     optimizer.synchronize();
-    EXPECT_TRUE(a.grad().eq(2).all().item<bool>()) << a.grad();
-    EXPECT_TRUE(b.grad().eq(2).all().item<bool>()) << b.grad();
+    EXPECT_TRUE(a.grad().eq(4).all().item<bool>()) << a.grad();
+    EXPECT_TRUE(b.grad().eq(4).all().item<bool>()) << b.grad();
     EXPECT_NE(a.grad().data_ptr(), b.grad().data_ptr());
   });
 }
@@ -201,6 +210,25 @@ TEST(Options, SumAndPredivide) {
   });
 }
 
+// For SGD the combined step is the step of the combined gradient. Orthogonal ones add up, equal
+// ones are averaged.
+TEST(Options, AdasumCombinesTheStepsOfTheRanks) {
+  run_world({2}, [](Engine& engine) {
+    auto options = on(engine);
+    options.op = ReduceOp::kAdasum;
+    const Tensor w = leaf({1, 1}), v = leaf({1, 1});
+    DistributedOptimizer optimizer(plain_sgd({w, v}), {{"w", w}, {"v", v}}, options);
+    for (int step = 1; step <= 2; ++step) {
+      optimizer.zero_grad();
+      (w[engine.rank()] * 3 + v.sum() * 2).sum().backward();
+      optimizer.step();
+      EXPECT_TRUE(w.allclose(::torch::full({2}, 1 - 3.0 * step, ::torch::kFloat64))) << w;
+      EXPECT_TRUE(v.allclose(::torch::full({2}, 1 - 2.0 * step, ::torch::kFloat64))) << v;
+      require_identical(engine, {w, v}, "with adasum");
+    }
+  });
+}
+
 TEST(SeveralOptimizers, WithEqualNamesNeedPrefixes) {
   run_world({2}, [](Engine& engine) {
     Net generator(::torch::kFloat64), critic(::torch::kFloat64);
@@ -309,8 +337,10 @@ TEST(Lifetime, AnOptimizerMayBeDestroyedWhileWorksAreUnderWay) {
     } else {
       options.name = "go";
       barrier(options);
+      auto all_dense = on(engine);
+      all_dense.sparse_as_dense = true;  // nothing to agree on with the optimizer that is gone
       DistributedOptimizer optimizer(plain_sgd(kept->parameters()), kept->named_parameters(),
-                                     on(engine));
+                                     all_dense);
       loss_on(kept, 0, 4, 4).backward();
       optimizer.step();
     }

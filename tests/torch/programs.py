@@ -13,16 +13,14 @@ BIN = Path(os.environ["KHORUS_TEST_BIN"])
 TIMEOUT_S = 150
 
 
-def run(
-    *command: object, ranks: int = 0, backend: str = "auto"
-) -> subprocess.CompletedProcess[str]:
-    """Runs a program of ours, under khorusrun when `ranks` is not 0."""
+def run(*command: object, ranks: int = 0, backend: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs a program of ours, under khorusrun when `ranks` is not 0; "" is the default backend."""
     words = [str(BIN / str(command[0])), *map(str, command[1:])]
     if ranks:
         words = [str(BIN / "khorusrun"), "-np", str(ranks), *words]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KHORUS_")}
     environment |= {"OMP_NUM_THREADS": "1"}
-    if ranks > 1:
+    if backend:
         environment["KHORUS_BACKEND"] = backend
     return subprocess.run(
         words,

@@ -102,9 +102,11 @@ inline int64_t hash_of(const std::vector<Tensor>& parameters) {
 
 // Throws unless the parameters are bitwise equal on all ranks.
 inline void require_identical(Engine& engine, const std::vector<Tensor>& parameters,
-                              const std::string& when) {
+                              const std::string& when,
+                              ProcessSetId process_set = kGlobalProcessSet) {
   CollectiveOptions options;
   options.name = "hash";
+  options.process_set = process_set;
   options.engine = &engine;
   const Tensor mine = ::torch::full({1}, hash_of(parameters), ::torch::kInt64);
   const Tensor all = allgather(mine, options);
@@ -119,36 +121,80 @@ struct Equivalence {
   int64_t passes = 1;
   int64_t steps = 50;
   int64_t batch = 4;
+  // Steps that every rank makes alone, on the same examples, before the optimizer is wrapped.
+  int64_t steps_before = 0;
+  bool closure = false;  // step(closure) instead of backward() and step()
+  std::function<void(DistributedOptimizerOptions&)> change = nullptr;
+  // The groups of the parameters, if given.
+  std::function<std::vector<std::vector<Tensor>>(const std::vector<Tensor>&)> group = nullptr;
 };
+
+// One step with or without a closure. `zero_grad` is not virtual, so it is given.
+inline void step_once(const Equivalence& config, ::torch::optim::Optimizer& optimizer,
+                      const std::function<void()>& zero_grad,
+                      const std::function<Tensor(int64_t pass)>& loss, int64_t passes) {
+  const auto backward = [&] {
+    const ::torch::AutoGradMode grad(true);
+    zero_grad();
+    Tensor sum = ::torch::zeros({}, ::torch::kFloat64);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const Tensor part = loss(pass) / static_cast<double>(passes);
+      part.backward();
+      sum += part.detach();
+    }
+    return sum;
+  };
+  if (config.closure) {
+    optimizer.step(backward);
+  } else {
+    backward();
+    optimizer.step();
+  }
+}
+
+// Steps of plain libtorch on the whole batch.
+inline void steps_alone(const Equivalence& config, Net& net, ::torch::optim::Optimizer& optimizer,
+                        int64_t steps, int64_t batch) {
+  for (int64_t step = 0; step < steps; ++step) {
+    step_once(
+        config, optimizer, [&] { optimizer.zero_grad(); },
+        [&](int64_t) { return loss_on(net, step, 0, batch); }, 1);
+  }
+}
 
 // The reference: one rank, plain libtorch, batch `batch` a step.
 inline std::vector<Tensor> train_alone(const Equivalence& config, int64_t batch) {
+  ::torch::set_num_threads(1);  // threads that spin would take the cores from the other ranks
   Net net(config.dtype);
   const auto optimizer = config.make_optimizer(net->parameters());
-  for (int64_t step = 0; step < config.steps; ++step) {
-    optimizer->zero_grad();
-    loss_on(net, step, 0, batch).backward();
-    optimizer->step();
-  }
+  steps_alone(config, net, *optimizer, config.steps, batch);
   return net->parameters();
 }
 
-// Trains this rank's part and returns its parameters; checks identity after every step.
+// Trains this rank's part and returns its parameters; checks identity after every step. The world
+// is the process set of the options.
 inline std::vector<Tensor> train_together(Engine& engine, const Equivalence& config) {
-  Net net(config.dtype);
-  DistributedOptimizerOptions options;
+  DistributedOptimizerOptions options = on(engine);
   options.backward_passes_per_step = config.passes;
-  options.engine = &engine;
-  DistributedOptimizer optimizer(config.make_optimizer(net->parameters()), net->named_parameters(),
-                                 options);
-  for (int64_t step = 0; step < config.steps; ++step) {
-    optimizer.zero_grad();
-    for (int64_t pass = 0; pass < config.passes; ++pass) {
-      const int64_t first = (pass * engine.size() + engine.rank()) * config.batch;
-      (loss_on(net, step, first, config.batch) / static_cast<double>(config.passes)).backward();
-    }
-    optimizer.step();
-    require_identical(engine, net->parameters(), "after step " + std::to_string(step));
+  if (config.change) config.change(options);
+  const ProcessSet world(options.process_set, &engine);
+  Net net(config.dtype);
+  auto plain = config.make_optimizer(net->parameters());
+  const int64_t whole = config.batch * world.size() * config.passes;
+  steps_alone(config, net, *plain, config.steps_before, whole);
+  if (config.group) options.groups = config.group(net->parameters());
+  DistributedOptimizer optimizer(std::move(plain), net->named_parameters(), options);
+  // The reference is the mean over the batch, whatever is done with the ranks' gradients.
+  const double share = options.op == ReduceOp::kSum ? 1.0 / world.size() : 1.0;
+  for (int64_t step = config.steps_before; step < config.steps; ++step) {
+    const auto loss = [&](int64_t pass) {
+      const int64_t first = (pass * world.size() + world.rank()) * config.batch;
+      return loss_on(net, step, first, config.batch) * share;
+    };
+    step_once(
+        config, optimizer, [&] { optimizer.zero_grad(); }, loss, config.passes);
+    require_identical(engine, net->parameters(), "after step " + std::to_string(step),
+                      options.process_set);
   }
   return net->parameters();
 }

@@ -1,4 +1,4 @@
-"""Programs under khorusrun: real processes, the Gloo backend, the trainer from its command line.
+"""Programs under khorusrun: real processes, their backends, the trainer from its command line.
 
 Each test has its own folder and leaves nothing in it that matters.
 """
@@ -6,6 +6,7 @@ Each test has its own folder and leaves nothing in it that matters.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -13,12 +14,18 @@ import pytest
 
 from programs import good, run
 
+SOAK = os.environ.get("KHORUS_TEST_SOAK") == "1"
+CHECKS = 2 * 11 + 11 + 1  # optimizers fresh and used, options, float32
 
-@pytest.mark.parametrize("backend", ["shm", "gloo"])
-@pytest.mark.parametrize("ranks", [2, 4])
+
+WORLDS = [(1, "local")]
+WORLDS += [(ranks, name) for ranks in range(2, 9 if SOAK else 5) for name in ("shm", "gloo")]
+
+
+@pytest.mark.parametrize(("ranks", "backend"), WORLDS)
 def test_equivalence_between_processes(ranks: int, backend: str) -> None:
     text = "\n".join(good(run("distributed_check", ranks=ranks, backend=backend)))
-    assert text.count("(good)") == 2 * ranks, text
+    assert text.count("(good)") == CHECKS * ranks, text
     assert text.count(f"backend {backend}") == ranks, text
 
 

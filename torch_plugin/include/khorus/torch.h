@@ -1,5 +1,6 @@
 // Khorus for libtorch: collectives on tensors, DistributedOptimizer, broadcast of training state;
-// checkpoints are in torch_checkpoint.h, which this includes.
+// further operations, checkpoints, compression and SyncBatchNorm are in headers of their own, which
+// this includes.
 //
 //   khorus::init();
 //   auto model = Net();
@@ -30,6 +31,8 @@
 #include "khorus/engine.h"
 #include "khorus/khorus.h"
 #include "khorus/torch_checkpoint.h"
+#include "khorus/torch_compression.h"
+#include "khorus/torch_sync_batch_norm.h"
 
 namespace khorus::torch {
 
@@ -46,30 +49,33 @@ struct CollectiveOptions {
 struct ReduceOptions {
   std::string name = {};
   ReduceOp op = ReduceOp::kAverage;
+  CompressorPtr compression = Compression::none;
   double prescale_factor = 1.0;   // multiplies every element before the reduction
   double postscale_factor = 1.0;  // and after it
   ProcessSetId process_set = kGlobalProcessSet;
   Engine* engine = nullptr;
 };
 
-// An operation under way. It keeps the tensors alive. The result is complete, and an in-place
-// operation on a non-contiguous tensor is written back, only once wait() has returned.
+// An operation under way. It keeps the tensors alive. The result is complete, and what is in place
+// but travels otherwise (non-contiguous, compressed) is written back, only once wait() has
+// returned.
 class Handle {
  public:
   Handle() = default;
-  // `finish` makes the result, and runs once, in the first wait().
-  Handle(WorkPtr work, std::function<Tensor(const Work&)> finish);
+  // `finish` makes the result of the works, and runs once, in the first wait().
+  Handle(std::vector<WorkPtr> works, std::function<Tensor()> finish);
 
-  bool valid() const noexcept { return work_ != nullptr; }
+  bool valid() const noexcept { return !works_.empty(); }
   // True once wait() would not block. REQUIRES: valid().
-  bool poll() const noexcept { return work_->poll(); }
+  bool poll() const noexcept;
   // Blocks; returns the result, or throws Error. May be called again. REQUIRES: valid().
   Tensor wait();
-  const WorkPtr& work() const noexcept { return work_; }
+  // One, or two for a sparse tensor.
+  const std::vector<WorkPtr>& works() const noexcept { return works_; }
 
  private:
-  WorkPtr work_;
-  std::function<Tensor(const Work&)> finish_;
+  std::vector<WorkPtr> works_;
+  std::function<Tensor()> finish_;
   Tensor result_;
 };
 
@@ -82,6 +88,7 @@ class GroupHandle {
   bool poll() const noexcept;
   // The results in the order of the tensors given. Throws after all members are over.
   std::vector<Tensor> wait();
+  const std::vector<Handle>& members() const noexcept { return members_; }
 
  private:
   std::vector<Handle> members_;
@@ -91,7 +98,13 @@ inline bool poll(const Handle& handle) { return handle.poll(); }
 inline Tensor synchronize(Handle& handle) { return handle.wait(); }
 
 // Elementwise reduction over the ranks: same dtype, shape and options everywhere. Tensors need not
-// be contiguous. A trailing underscore means in place. Nothing here is recorded by autograd.
+// be contiguous. A trailing underscore means in place.
+//
+// The blocking forms that return new tensors are differentiable (those on dense tensors): the
+// gradient is that of the sum of all ranks' losses, and costs one operation of its own,
+// NAME.gradient. All ranks then record the same operations and run backward() alike. There is no
+// gradient of ops other than sum and average. What is asynchronous or in place is not recorded by
+// autograd.
 Tensor allreduce(const Tensor& tensor, const ReduceOptions& options = {});
 Tensor allreduce_(const Tensor& tensor, const ReduceOptions& options = {});
 Handle allreduce_async(const Tensor& tensor, const ReduceOptions& options = {});
@@ -107,6 +120,12 @@ GroupHandle grouped_allreduce_async(const std::vector<Tensor>& tensors,
 GroupHandle grouped_allreduce_async_(const std::vector<Tensor>& tensors,
                                      const ReduceOptions& options = {});
 
+// The sum or average of sparse COO tensors of one shape and floating type: every rank's indices and
+// values are gathered, so it pays while few rows are used. The result is coalesced, and equal bit
+// by bit on all ranks.
+Tensor sparse_allreduce(const Tensor& tensor, const ReduceOptions& options = {});
+Handle sparse_allreduce_async(const Tensor& tensor, const ReduceOptions& options = {});
+
 // Concatenation along the first dimension, which may differ by rank and may be 0. The result's
 // memory belongs to the engine's allocation and lives as long as the result.
 Tensor allgather(const Tensor& tensor, const CollectiveOptions& options = {});
@@ -121,6 +140,14 @@ Tensor broadcast(const Tensor& tensor, int root_rank, const CollectiveOptions& o
 Tensor broadcast_(const Tensor& tensor, int root_rank, const CollectiveOptions& options = {});
 Handle broadcast_async(const Tensor& tensor, int root_rank, const CollectiveOptions& options = {});
 Handle broadcast_async_(const Tensor& tensor, int root_rank, const CollectiveOptions& options = {});
+std::vector<Tensor> grouped_broadcast(const std::vector<Tensor>& tensors, int root_rank,
+                                      const CollectiveOptions& options = {});
+std::vector<Tensor> grouped_broadcast_(const std::vector<Tensor>& tensors, int root_rank,
+                                       const CollectiveOptions& options = {});
+GroupHandle grouped_broadcast_async(const std::vector<Tensor>& tensors, int root_rank,
+                                    const CollectiveOptions& options = {});
+GroupHandle grouped_broadcast_async_(const std::vector<Tensor>& tensors, int root_rank,
+                                     const CollectiveOptions& options = {});
 
 // Returns when every rank has called it.
 void barrier(const CollectiveOptions& options = {});
@@ -139,12 +166,23 @@ void broadcast_optimizer_state(::torch::optim::Optimizer& optimizer, int root_ra
                                const CollectiveOptions& options = {});
 
 struct DistributedOptimizerOptions {
-  ReduceOp op = ReduceOp::kAverage;  // kAverage or kSum
+  // kAverage, kSum or kAdasum. With kAdasum every rank makes the step of its own gradients, and the
+  // steps are combined, not the gradients (as in Horovod): after step() all ranks have the same
+  // parameters, while the optimizer's state is each rank's own.
+  ReduceOp op = ReduceOp::kAverage;
   // backward() calls whose gradients are summed locally before one reduction. They are summed, not
   // averaged, as in Horovod: divide the loss to get a mean.
   int64_t backward_passes_per_step = 1;
+  CompressorPtr compression = Compression::none;
   // Splits the averaging: 1/factor before the sum, factor/size after it. Needs kAverage.
   double gradient_predivide_factor = 1.0;
+  // Gradients that are reduced together: all or none. Either the number of groups into which the
+  // parameters are cut in their order, or the groups themselves (a parameter in none goes alone).
+  // The same on all ranks. A sparse gradient always goes alone.
+  int64_t num_groups = 0;
+  std::vector<std::vector<Tensor>> groups = {};
+  // Sparse gradients are made dense before they are reduced, instead of being gathered.
+  bool sparse_as_dense = false;
   ProcessSetId process_set = kGlobalProcessSet;
   // Prefix of the tensor names. Two optimizers with equal parameter names whose gradients are under
   // way at the same time need different prefixes.
@@ -166,7 +204,9 @@ class NamedParameters : public std::vector<std::pair<std::string, Tensor>> {
 // The reduction of a gradient starts inside backward(), right after the gradient is accumulated,
 // and overlaps the rest of backward(). Gradients are reduced in place. At step() (or synchronize())
 // the parameters that got no gradient on this rank take part with the gradient they have, or zeros,
-// so ranks may use different parameters.
+// so ranks may use different parameters. Sparse gradients (of an Embedding with sparse(true)) stay
+// sparse; the first synchronize() costs one small extra operation in which the ranks agree on
+// which.
 //
 // It is an Optimizer: schedulers and code that edits param_groups() work on it. With a closure
 // (LBFGS needs one), gradients and the returned loss are reduced after each call of the closure, so
@@ -225,6 +265,7 @@ class DistributedOptimizer : public ::torch::optim::Optimizer {
   void push_options() const;  // ours -> wrapped
   void pull_options();        // wrapped -> ours
   Tensor run_closure(const LossClosure& closure);
+  Tensor step_with_adasum(const LossClosure& closure);
 
   std::unique_ptr<::torch::optim::Optimizer> wrapped_;
   std::shared_ptr<GradientReducer> reducer_;
@@ -232,3 +273,5 @@ class DistributedOptimizer : public ::torch::optim::Optimizer {
 };
 
 }  // namespace khorus::torch
+
+#include "khorus/torch_operations.h"
