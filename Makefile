@@ -2,6 +2,7 @@
 # with sudo. The build itself is CMake: see CMakePresets.json.
 #
 #   make train   build, then train the example language model on two processes
+#   make train-lstm, make train-image   the same with the other example trainers: about a minute
 #   make test    every test, also under the sanitizers, and two minutes of fuzzing
 #   make soak    the same tests with their full counts (hours)
 #   make bench   the benchmark tables
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help deps build train test test-builds soak bench lint clean
+.PHONY: help deps build train train-lstm train-image test test-builds soak bench lint clean
 
 JOBS ?= $(shell nproc)
 NP ?= 2
@@ -41,6 +42,20 @@ train: deps
 	[ -n "$$data" ] || data=$$("$$(.ci/python)" -c 'import os; print(os.path.dirname(os.__file__))'); \
 	$(BIN)/khorusrun -np $(NP) $(BIN)/train_lm --data "$$data" --out $(OUT) $(TRAIN_FLAGS)
 	$(BIN)/train_lm --generate "def " --checkpoint $(OUT)
+
+train-lstm: deps
+	$(call configure,release)
+	$(call compile,release) --target khorus_programs
+	data="$(DATA)"; \
+	[ -n "$$data" ] || data=$$("$$(.ci/python)" -c 'import os; print(os.path.dirname(os.__file__))'); \
+	$(BIN)/khorusrun -np $(NP) $(BIN)/train_lstm_lm --data "$$data" --out out/train_lstm_lm $(TRAIN_FLAGS)
+	$(BIN)/train_lstm_lm --generate "def " --out out/train_lstm_lm
+
+train-image: deps
+	$(call configure,release)
+	$(call compile,release) --target khorus_programs
+	"$$(.ci/python)" examples/export_digits.py out/digits.safetensors
+	$(BIN)/khorusrun -np $(NP) $(BIN)/train_image --data out/digits.safetensors $(TRAIN_FLAGS)
 
 test-builds: build
 	$(call configure,tsan)

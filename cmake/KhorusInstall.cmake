@@ -51,7 +51,8 @@ endif()
 
 # What a user runs, without the tests: `make train` builds this alone.
 add_custom_target(khorus_programs)
-foreach(part khorus khorus_torch khorus_python khorusrun train_lm allreduce_hello)
+foreach(part khorus khorus_torch khorus_python khorusrun train_lm train_lstm_lm train_image
+             pipeline_lm allreduce_hello)
   if(TARGET ${part})
     add_dependencies(khorus_programs ${part})
   endif()
