@@ -25,9 +25,9 @@ T value_or_die(Result<T> result) {
 }  // namespace
 
 ProcessRank* ProcessRank::current() {
-  static ProcessRank* const rank =
-      std::getenv("KHORUS_TEST_PROCESSES") != nullptr ? new ProcessRank : nullptr;
-  return rank;
+  static const std::unique_ptr<ProcessRank> rank(
+      std::getenv("KHORUS_TEST_PROCESSES") != nullptr ? new ProcessRank : nullptr);
+  return rank.get();
 }
 
 ProcessRank::ProcessRank() {
@@ -66,6 +66,13 @@ bool ProcessRank::exchange(const Round& round, const std::string& bytes,
     all->emplace_back(reinterpret_cast<const char*>(theirs->data()), theirs->size());
   }
   return true;
+}
+
+ProcessRank::~ProcessRank() {
+  std::vector<std::string> all;
+  // False is no matter: a rank that does not come has said why itself, and one that rank 0 cuts off
+  // while it reads has nothing more to learn.
+  static_cast<void>(exchange({"leave", rank_, size_}, {}, &all));
 }
 
 }  // namespace khorus::conformance

@@ -2,8 +2,8 @@
 //
 // Started by mpirun with KHORUS_TEST_PROCESSES set, the program runs once per rank, and every copy
 // goes through the same tests in the same order. A World then has one member here; its exchange
-// goes through a store that rank 0's process serves. Tests in which the ranks share memory or
-// latches of the test are left out by a filter (CMakeLists.txt).
+// goes through a store that rank 0's process serves until all ranks are through. Tests in which the
+// ranks share memory or latches of the test are left out by a filter (CMakeLists.txt).
 //
 // Thread-safe.
 #pragma once
@@ -23,6 +23,8 @@ class ProcessRank {
  public:
   // Null when the ranks are threads of this process.
   static ProcessRank* current();
+  // As the process ends: rank 0 serves the store until every rank has come here.
+  ~ProcessRank();
 
   int rank() const { return rank_; }
   int size() const { return size_; }
