@@ -67,23 +67,40 @@ inline Result<Exchanged> exchange(const khorus_host& host, const char* tag,
   return all;
 }
 
-// What every CPU backend can run.
-inline bool is_plain_cpu_operation(uint8_t kind, uint8_t dtype, uint8_t reduce_op,
-                                   uint8_t device) noexcept {
-  if (device != static_cast<uint8_t>(DeviceKind::kCpu) || dtype >= kDataTypeCount) return false;
+// khorus_backend::supports: what every CPU backend can run.
+inline int32_t supports_on_cpu(uint8_t kind, uint8_t dtype, uint8_t reduce_op,
+                               uint8_t device) noexcept {
+  if (device != static_cast<uint8_t>(DeviceKind::kCpu) || dtype >= kDataTypeCount) return 0;
   switch (static_cast<OpKind>(kind)) {
     case OpKind::kAllreduce:
     case OpKind::kReducescatter:
       return reduce_op < kReduceOpCount && reduce_op != static_cast<uint8_t>(ReduceOp::kAverage) &&
-             reduce_op != static_cast<uint8_t>(ReduceOp::kAdasum);
+                     reduce_op != static_cast<uint8_t>(ReduceOp::kAdasum)
+                 ? 1
+                 : 0;
     case OpKind::kAllgather:
     case OpKind::kBroadcast:
     case OpKind::kAlltoall:
     case OpKind::kSendRecv:
-      return true;
+      return 1;
     default:
-      return false;
+      return 0;
   }
+}
+
+// What open() must refuse, for a backend that takes its timeout from the group (`name`), or has
+// none (null).
+inline Status check_group(const khorus_group& group, const char* name) {
+  if (group.size < 1 || group.rank < 0 || group.rank >= group.size) {
+    return Status(StatusCode::kInvalidArgument, "rank " + std::to_string(group.rank) +
+                                                    " is not in a group of size " +
+                                                    std::to_string(group.size));
+  }
+  if (name != nullptr && group.timeout_ms == 0) {
+    return Status(StatusCode::kInvalidArgument,
+                  std::string("the timeout of the ") + name + " backend must be positive");
+  }
+  return {};
 }
 
 template <class Communicator>
@@ -156,5 +173,26 @@ struct Edge {
     return static_cast<int32_t>(StatusCode::kInternal);
   }
 };
+
+// A CPU backend of processes on any host; what differs is set on what this returns.
+template <class Communicator>
+constexpr khorus_backend cpu_backend(const char* name, const char* version,
+                                     int32_t (*probe)(khorus_error*)) {
+  return {
+      .struct_size = sizeof(khorus_backend),
+      .abi_version = KHORUS_BACKEND_ABI,
+      .name = name,
+      .version = version,
+      .probe = probe,
+      .supports = supports_on_cpu,
+      .in_process_only = 0,
+      .open = Edge<Communicator>::open,
+      .connect = Edge<Communicator>::connect,
+      .run = Edge<Communicator>::run,
+      .abort = Edge<Communicator>::abort,
+      .disconnect = Edge<Communicator>::disconnect,
+      .one_host_only = 0,
+  };
+}
 
 }  // namespace khorus::backends

@@ -2,20 +2,15 @@
 #include <algorithm>
 
 #include "backends/gloo/collectives.h"
+#include "backends/operation.h"
 #include "core/base/reduce.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::gloo {
-namespace {
-
-std::byte* output_at(const khorus_op& op, size_t bytes) {
-  return static_cast<std::byte*>(op.output) + bytes;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void Collectives::allreduce(const khorus_op& op) {
-  const size_t bytes = op.count * element_size(static_cast<DataType>(op.dtype));
+  const size_t bytes = op.count * width_of(op);
   if (bytes == 0) return;
   if (mesh_.size() > 1 && !is_small(bytes)) return allreduce_large(op);
   if (mesh_.size() > 1) small_round(op, op.input, bytes);
@@ -38,7 +33,7 @@ Collectives::Slices Collectives::Cut::slices(size_t segment) const {
 }
 
 void Collectives::allreduce_large(const khorus_op& op) {
-  const size_t width = element_size(static_cast<DataType>(op.dtype));
+  const size_t width = width_of(op);
   const size_t ranks = static_cast<size_t>(mesh_.size());
   const size_t segment_elements = slice_bytes() / width * ranks;
   const Cut cut{.width = width,

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "backends/gloo/collectives.h"
+#include "backends/operation.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::gloo {
@@ -11,8 +12,7 @@ namespace {
 constexpr size_t kPieceBytes = 64 * 1024 * 1024;
 
 std::span<const std::byte> input_of(const khorus_op& op) {
-  return {static_cast<const std::byte*>(op.input),
-          op.count * element_size(static_cast<DataType>(op.dtype))};
+  return {static_cast<const std::byte*>(op.input), op.count * width_of(op)};
 }
 
 // The blocks that `memory` begins with, by rank.
@@ -30,7 +30,7 @@ std::vector<std::span<Byte>> blocks_of(Byte* memory, std::span<const uint64_t> c
 }  // namespace
 
 void Collectives::alltoall(const khorus_op& op) {
-  const size_t width = element_size(static_cast<DataType>(op.dtype));
+  const size_t width = width_of(op);
   const size_t size = static_cast<size_t>(mesh_.size());
   const auto sent = blocks_of(static_cast<const std::byte*>(op.input), {op.counts, size}, width);
   const auto received =
@@ -47,9 +47,8 @@ void Collectives::alltoall(const khorus_op& op) {
 
 void Collectives::sendrecv(const khorus_op& op) {
   const std::span<const std::byte> sent = input_of(op);
-  const std::span<std::byte> received(
-      static_cast<std::byte*>(op.output),
-      op.recv_count * element_size(static_cast<DataType>(op.dtype)));
+  const std::span<std::byte> received(static_cast<std::byte*>(op.output),
+                                      op.recv_count * width_of(op));
   post_recv(op.peer, received);
   post_send(op.peer, sent);
   wait_both(op.peer, received.size(), sent.size());

@@ -14,26 +14,11 @@ namespace {
 
 int32_t probe(khorus_error* error) { return report(Status(), error); }
 
-int32_t supports(uint8_t kind, uint8_t dtype, uint8_t reduce_op, uint8_t device) {
-  return is_plain_cpu_operation(kind, dtype, reduce_op, device) ? 1 : 0;
-}
-
-constexpr khorus_backend kBackend = {
-    .struct_size = sizeof(khorus_backend),
-    .abi_version = KHORUS_BACKEND_ABI,
-    .name = "gloo",
-    .version = "Gloo " KHORUS_STRINGIZE(GLOO_VERSION_MAJOR) "." KHORUS_STRINGIZE(
+constexpr khorus_backend kBackend = cpu_backend<Communicator>(
+    "gloo",
+    "Gloo " KHORUS_STRINGIZE(GLOO_VERSION_MAJOR) "." KHORUS_STRINGIZE(
         GLOO_VERSION_MINOR) "." KHORUS_STRINGIZE(GLOO_VERSION_PATCH) " over TCP",
-    .probe = probe,
-    .supports = supports,
-    .in_process_only = 0,
-    .open = Edge<Communicator>::open,
-    .connect = Edge<Communicator>::connect,
-    .run = Edge<Communicator>::run,
-    .abort = Edge<Communicator>::abort,
-    .disconnect = Edge<Communicator>::disconnect,
-    .one_host_only = 0,
-};
+    probe);
 
 }  // namespace
 }  // namespace khorus::backends::gloo

@@ -1,6 +1,8 @@
 // Allgather, broadcast, and what the operations share; see collectives.h.
 #include "backends/gloo/collectives.h"
 
+#include "backends/operation.h"
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -81,7 +83,7 @@ const std::byte* Collectives::small_payload(int rank, size_t bytes) {
 }
 
 void Collectives::allgather(const khorus_op& op) {
-  const size_t width = element_size(static_cast<DataType>(op.dtype));
+  const size_t width = width_of(op);
   const size_t size = static_cast<size_t>(mesh_.size());
   std::vector<size_t> offsets{0};
   for (size_t r = 0; r < size; ++r) offsets.push_back(offsets.back() + op.counts[r] * width);
@@ -115,7 +117,7 @@ void Collectives::allgather(const khorus_op& op) {
 // A binomial tree: with ranks counted from the root, v receives from v without its highest bit and
 // sends to v + 2^k for every 2^k above v.
 void Collectives::broadcast(const khorus_op& op) {
-  const size_t bytes = op.count * element_size(static_cast<DataType>(op.dtype));
+  const size_t bytes = op.count * width_of(op);
   if (bytes == 0) return;
   const int size = mesh_.size();
   const int position = (mesh_.rank() - op.root + size) % size;

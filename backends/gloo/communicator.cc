@@ -5,30 +5,14 @@
 
 #include "backends/gloo/interface.h"
 #include "backends/gloo/no_sigpipe.h"
+#include "backends/operation.h"
 #include "backends/plugin.h"
 #include "khorus/options.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::gloo {
-namespace {
-
-std::string describe(const khorus_op& op) {
-  std::string text(to_string(static_cast<OpKind>(op.kind)));
-  return text + " of " + std::to_string(op.count) + " " +
-         std::string(to_string(static_cast<DataType>(op.dtype)));
-}
-
-}  // namespace
-
 Result<std::unique_ptr<Communicator>> Communicator::open(const khorus_group& group) {
-  if (group.size < 1 || group.rank < 0 || group.rank >= group.size) {
-    return Status(StatusCode::kInvalidArgument, "rank " + std::to_string(group.rank) +
-                                                    " is not in a group of size " +
-                                                    std::to_string(group.size));
-  }
-  if (group.timeout_ms == 0) {
-    return Status(StatusCode::kInvalidArgument, "the timeout of the gloo backend must be positive");
-  }
+  if (Status status = check_group(group, "gloo"); !status.ok()) return status;
   std::string interface;
   if (group.size > 1) {
     try {

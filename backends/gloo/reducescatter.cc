@@ -3,34 +3,27 @@
 #include <numeric>
 
 #include "backends/gloo/collectives.h"
+#include "backends/operation.h"
 #include "core/base/reduce.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::gloo {
 namespace {
 
-size_t bytes_per_element(const khorus_op& op) {
-  return element_size(static_cast<DataType>(op.dtype));
-}
-
 base::Reduction reduction_of(const khorus_op& op, size_t count) {
   return {static_cast<DataType>(op.dtype), static_cast<ReduceOp>(op.reduce_op), count};
-}
-
-const std::byte* input_at(const khorus_op& op, size_t bytes) {
-  return static_cast<const std::byte*>(op.input) + bytes;
 }
 
 }  // namespace
 
 void Collectives::reducescatter(const khorus_op& op) {
-  const size_t bytes = op.count * bytes_per_element(op);
+  const size_t bytes = op.count * width_of(op);
   if (bytes == 0) return;
   if (mesh_.size() > 1 && !is_small(bytes)) return reducescatter_large(op);
   if (mesh_.size() > 1) small_round(op, op.input, bytes);
   const size_t rank = static_cast<size_t>(mesh_.rank());
   const size_t before = std::accumulate(op.counts, op.counts + rank, size_t{0});
-  reduce_small(op, before * bytes_per_element(op), op.counts[rank]);
+  reduce_small(op, before * width_of(op), op.counts[rank]);
 }
 
 void Collectives::reduce_small(const khorus_op& op, size_t offset, size_t count) {
@@ -38,7 +31,7 @@ void Collectives::reduce_small(const khorus_op& op, size_t offset, size_t count)
   std::vector<const void*> sources{input_at(op, offset)};
   if (mesh_.size() > 1) {
     sources.clear();
-    const size_t bytes = op.count * bytes_per_element(op);
+    const size_t bytes = op.count * width_of(op);
     for (int r = 0; r < mesh_.size(); ++r) sources.push_back(small_payload(r, bytes) + offset);
   }
   base::reduce(reduction_of(op, count), op.output, sources);
@@ -46,7 +39,7 @@ void Collectives::reduce_small(const khorus_op& op, size_t offset, size_t count)
 
 // Segment by segment: the n-th slice of everybody's block.
 void Collectives::reducescatter_large(const khorus_op& op) {
-  const size_t width = bytes_per_element(op);
+  const size_t width = width_of(op);
   const size_t ranks = static_cast<size_t>(mesh_.size());
   const size_t most = slice_bytes() / width;
   const auto slices = [&](size_t segment) {
@@ -95,7 +88,7 @@ std::byte* Collectives::scratch(size_t segment, int peer) {
 }
 
 void Collectives::scatter(const khorus_op& op, size_t segment, const Slices& slices) {
-  const size_t width = bytes_per_element(op);
+  const size_t width = width_of(op);
   const Slice& mine = slices[static_cast<size_t>(mesh_.rank())];
   scratch_.resize(2 * slice_bytes() * slices.size());
   for_each_peer([&](int peer) {

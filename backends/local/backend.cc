@@ -10,25 +10,12 @@ namespace {
 
 int32_t probe(khorus_error* error) { return report(Status(), error); }
 
-int32_t supports(uint8_t kind, uint8_t dtype, uint8_t reduce_op, uint8_t device) {
-  return is_plain_cpu_operation(kind, dtype, reduce_op, device) ? 1 : 0;
-}
-
-constexpr khorus_backend kBackend = {
-    .struct_size = sizeof(khorus_backend),
-    .abi_version = KHORUS_BACKEND_ABI,
-    .name = "local",
-    .version = "threads of one process, " KHORUS_VERSION_STRING,
-    .probe = probe,
-    .supports = supports,
-    .in_process_only = 1,
-    .open = Edge<Communicator>::open,
-    .connect = Edge<Communicator>::connect,
-    .run = Edge<Communicator>::run,
-    .abort = Edge<Communicator>::abort,
-    .disconnect = Edge<Communicator>::disconnect,
-    .one_host_only = 0,
-};
+constexpr khorus_backend kBackend = [] {
+  khorus_backend backend =
+      cpu_backend<Communicator>("local", "threads of one process, " KHORUS_VERSION_STRING, probe);
+  backend.in_process_only = 1;
+  return backend;
+}();
 
 }  // namespace
 }  // namespace khorus::backends::local

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "backends/in_process.h"
 #include "backends/local/part.h"
 #include "backends/plugin.h"
 #include "khorus/types.h"
@@ -14,20 +15,17 @@
 namespace khorus::backends::local {
 namespace {
 
-// What rank 0 tells the others; the other ranks send only their process id.
+// What rank 0 tells the others: the token under which it has published the group's hub, which they
+// look up. The other ranks send only their process id.
 struct Invitation {
   int64_t process = 0;
-  HubKey key{};
+  Token token;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Communicator>> Communicator::open(const khorus_group& group) {
-  if (group.size < 1 || group.rank < 0 || group.rank >= group.size) {
-    return Status(StatusCode::kInvalidArgument, "rank " + std::to_string(group.rank) +
-                                                    " is not in a group of size " +
-                                                    std::to_string(group.size));
-  }
+  if (Status status = check_group(group, nullptr); !status.ok()) return status;
   return std::unique_ptr<Communicator>(new Communicator(group));
 }
 
@@ -57,11 +55,12 @@ Status Communicator::connect() {
 
 Result<std::shared_ptr<Hub>> Communicator::meet() {
   std::shared_ptr<Hub> hub;
-  Invitation mine{.process = getpid()};
+  Invitation mine{.process = getpid(), .token = {}};
   if (rank_ == 0) {
     hub = std::make_shared<Hub>(global_ranks_);
     if (size_ == 1) return hub;
-    mine.key = publish(hub);
+    mine.token = random_token();
+    InProcess<Hub>::publish(mine.token, hub);
   }
   const std::string bytes(reinterpret_cast<const char*>(&mine), sizeof(mine));
   const Result<Exchanged> all = exchange(*host_, "local", bytes, size_);
@@ -75,7 +74,7 @@ Result<std::shared_ptr<Hub>> Communicator::meet() {
                                              std::to_string(sizeof(first)));
   }
   std::memcpy(&first, from_first.data(), sizeof(first));
-  if (rank_ != 0) hub = find(first.key);
+  if (rank_ != 0) hub = InProcess<Hub>::find(first.token);
   if (hub != nullptr) return hub;
   if (first.process == mine.process) {
     return Status(StatusCode::kAborted,

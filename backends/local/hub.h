@@ -43,15 +43,4 @@ class Hub {
   std::vector<Status> broken_off_;                                       // by rank; ok: is there
 };
 
-// How ranks find the hub of their group. Rank 0 publishes it under a random key that the exchange
-// carries; the others look the key up. The table is per process, like the hubs in it: a key from
-// another process is not found, and a hub whose rank 0 has gone is not either. (A bare pointer
-// could do neither: nobody can tell whether what it points at is still there.)
-struct HubKey {
-  uint64_t words[2];
-  bool operator<(const HubKey& other) const;
-};
-HubKey publish(const std::shared_ptr<Hub>& hub);
-std::shared_ptr<Hub> find(const HubKey& key);  // null: not in this process, or gone
-
 }  // namespace khorus::backends::local

@@ -5,19 +5,14 @@
 #include <tuple>
 #include <utility>
 
+#include "backends/operation.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::local {
 namespace {
 
-OpKind kind_of(const khorus_op& op) { return static_cast<OpKind>(op.kind); }
-
 std::string describe(const khorus_op& op) {
-  std::string text(to_string(kind_of(op)));
-  text += " of ";
-  text += std::to_string(op.count);
-  text += ' ';
-  text += to_string(static_cast<DataType>(op.dtype));
+  std::string text = backends::describe(op);
   if (kind_of(op) == OpKind::kAllreduce || kind_of(op) == OpKind::kReducescatter) {
     text += " (";
     text += to_string(static_cast<ReduceOp>(op.reduce_op));

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "backends/operation.h"
 #include "core/base/reduce.h"
 #include "khorus/types.h"
 
@@ -15,32 +16,21 @@ namespace {
 // Bytes moved between two looks at whether the group has failed: well under a millisecond.
 constexpr size_t kBlockBytes = size_t{1} << 20;
 
-size_t bytes_per_element(const khorus_op& op) {
-  return element_size(static_cast<DataType>(op.dtype));
-}
-
 // Where the block of rank `r` begins, in elements.
 size_t block_offset(const uint64_t* counts, size_t r) {
   return std::accumulate(counts, counts + r, size_t{0});
 }
 
-const std::byte* input_at(const khorus_op& op, size_t bytes) {
-  return static_cast<const std::byte*>(op.input) + bytes;
-}
-std::byte* output_at(const khorus_op& op, size_t bytes) {
-  return static_cast<std::byte*>(op.output) + bytes;
-}
-
 }  // namespace
 
 Part::Part(const Meeting& meeting, size_t place, const khorus_op& op)
-    : meeting_(meeting), place_(place), op_(op), width_(bytes_per_element(op)) {}
+    : meeting_(meeting), place_(place), op_(op), width_(width_of(op)) {}
 
 void Part::prepare(const khorus_op& op, size_t rank) {
   if (static_cast<OpKind>(op.kind) != OpKind::kAllgather || op.count == 0) return;
   // The own block goes to its place first; the others read it there. So the input may lie anywhere,
   // also inside the output.
-  const size_t width = bytes_per_element(op);
+  const size_t width = width_of(op);
   std::memmove(output_at(op, block_offset(op.counts, rank) * width), op.input, op.count * width);
 }
 

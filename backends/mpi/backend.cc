@@ -24,27 +24,12 @@ int32_t probe(khorus_error* error) {
   return report(launched.ok() ? Library::load().status() : launched, error);
 }
 
-int32_t supports(uint8_t kind, uint8_t dtype, uint8_t reduce_op, uint8_t device) {
-  return is_plain_cpu_operation(kind, dtype, reduce_op, device) ? 1 : 0;
-}
-
-constexpr khorus_backend kBackend = {
-    .struct_size = sizeof(khorus_backend),
-    .abi_version = KHORUS_BACKEND_ABI,
-    .name = "mpi",
-    .version = "Open MPI (libmpi.so.40, built with the headers of " KHORUS_STRINGIZE(
+constexpr khorus_backend kBackend = cpu_backend<Communicator>(
+    "mpi",
+    "Open MPI (libmpi.so.40, built with the headers of " KHORUS_STRINGIZE(
         OMPI_MAJOR_VERSION) "." KHORUS_STRINGIZE(OMPI_MINOR_VERSION) "." KHORUS_STRINGIZE(
         OMPI_RELEASE_VERSION) ")",
-    .probe = probe,
-    .supports = supports,
-    .in_process_only = 0,
-    .open = Edge<Communicator>::open,
-    .connect = Edge<Communicator>::connect,
-    .run = Edge<Communicator>::run,
-    .abort = Edge<Communicator>::abort,
-    .disconnect = Edge<Communicator>::disconnect,
-    .one_host_only = 0,
-};
+    probe);
 
 }  // namespace
 }  // namespace khorus::backends::mpi

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backends/operation.h"
 #include "core/base/reduce.h"
 #include "khorus/types.h"
 
@@ -16,8 +17,6 @@ constexpr size_t kSmallRoundBytes = size_t{64} << 10;
 constexpr size_t kAlignment = 64;
 
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-size_t width_of(const khorus_op& op) { return element_size(static_cast<DataType>(op.dtype)); }
 
 const std::byte* input_of(const khorus_op& op) { return static_cast<const std::byte*>(op.input); }
 std::byte* output_of(const khorus_op& op) { return static_cast<std::byte*>(op.output); }

@@ -6,17 +6,13 @@
 #include <cstring>
 #include <utility>
 
+#include "backends/operation.h"
 #include "backends/plugin.h"
 #include "core/base/reduce.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::mpi {
 namespace {
-
-std::string describe(const khorus_op& op) {
-  return std::string(to_string(static_cast<OpKind>(op.kind))) + " of " + std::to_string(op.count) +
-         " " + std::string(to_string(static_cast<DataType>(op.dtype)));
-}
 
 // What a rank says of itself. Plain bytes between processes of one build.
 struct Card {
@@ -49,21 +45,14 @@ Result<std::vector<Value>> exchange_values(const khorus_host& host, const char* 
 
 // A group of one: there is nobody to talk to, and MPI is not needed.
 void run_alone(const khorus_op& op) {
-  const size_t bytes = op.count * element_size(static_cast<DataType>(op.dtype));
+  const size_t bytes = op.count * width_of(op);
   if (bytes > 0 && op.output != op.input) std::memmove(op.output, op.input, bytes);
 }
 
 }  // namespace
 
 Result<std::unique_ptr<Communicator>> Communicator::open(const khorus_group& group) {
-  if (group.size < 1 || group.rank < 0 || group.rank >= group.size) {
-    return Status(StatusCode::kInvalidArgument, "rank " + std::to_string(group.rank) +
-                                                    " is not in a group of size " +
-                                                    std::to_string(group.size));
-  }
-  if (group.timeout_ms == 0) {
-    return Status(StatusCode::kInvalidArgument, "the timeout of the mpi backend must be positive");
-  }
+  if (Status status = check_group(group, "mpi"); !status.ok()) return status;
   return std::unique_ptr<Communicator>(new Communicator(group));
 }
 

@@ -59,14 +59,6 @@ std::string describe(const Header& header) {
 
 }  // namespace
 
-size_t width_of(const khorus_op& op) { return element_size(static_cast<DataType>(op.dtype)); }
-const std::byte* input_at(const khorus_op& op, size_t bytes) {
-  return static_cast<const std::byte*>(op.input) + bytes;
-}
-std::byte* output_at(const khorus_op& op, size_t bytes) {
-  return static_cast<std::byte*>(op.output) + bytes;
-}
-
 Collectives::Collectives(int rank, const Layout& layout, const std::vector<std::byte*>& segments,
                          Signals& signals)
     : rank_(rank),

@@ -27,6 +27,7 @@
 #include <span>
 #include <vector>
 
+#include "backends/operation.h"
 #include "backends/shm/layout.h"
 #include "backends/shm/signals.h"
 #include "khorus/backend.h"
@@ -133,10 +134,5 @@ class Collectives {
   std::vector<uint64_t> taken_;
   std::vector<const void*> sources_;
 };
-
-// Words about a khorus_op that all its parts use.
-size_t width_of(const khorus_op& op);
-const std::byte* input_at(const khorus_op& op, size_t bytes);
-std::byte* output_at(const khorus_op& op, size_t bytes);
 
 }  // namespace khorus::backends::shm

@@ -5,30 +5,15 @@
 
 #include <utility>
 
+#include "backends/operation.h"
 #include "backends/plugin.h"
 #include "core/base/fork_guard.h"
 #include "khorus/options.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::shm {
-namespace {
-
-std::string describe(const khorus_op& op) {
-  return std::string(to_string(static_cast<OpKind>(op.kind))) + " of " + std::to_string(op.count) +
-         " " + std::string(to_string(static_cast<DataType>(op.dtype)));
-}
-
-}  // namespace
-
 Result<std::unique_ptr<Communicator>> Communicator::open(const khorus_group& group) {
-  if (group.size < 1 || group.rank < 0 || group.rank >= group.size) {
-    return Status(StatusCode::kInvalidArgument, "rank " + std::to_string(group.rank) +
-                                                    " is not in a group of size " +
-                                                    std::to_string(group.size));
-  }
-  if (group.timeout_ms == 0) {
-    return Status(StatusCode::kInvalidArgument, "the timeout of the shm backend must be positive");
-  }
+  if (Status status = check_group(group, "shm"); !status.ok()) return status;
   return std::unique_ptr<Communicator>(new Communicator(group));
 }
 

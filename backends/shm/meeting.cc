@@ -123,7 +123,7 @@ Meeting::Meeting(const Options& options, std::shared_ptr<Segment> own)
       ::listen(listener_.get(), SOMAXCONN) != 0) {
     throw std::system_error(errno, std::generic_category(), "an abstract Unix socket");
   }
-  publish_in_process(own_card_.token, own_);
+  InProcess<Segment>::publish(own_card_.token, own_);
 }
 
 std::string Meeting::card() const {
@@ -146,8 +146,9 @@ std::vector<Neighbour> Meeting::meet(const std::vector<std::string>& cards) {
   const Clock::time_point end = Clock::now() + options_.timeout;
   for (int peer = 0; peer < options_.size; ++peer) {
     Neighbour& neighbour = neighbours_[static_cast<size_t>(peer)];
-    neighbour.segment =
-        peer == options_.rank ? own_ : find_in_process(cards_[static_cast<size_t>(peer)].token);
+    neighbour.segment = peer == options_.rank
+                            ? own_
+                            : InProcess<Segment>::find(cards_[static_cast<size_t>(peer)].token);
     if (neighbour.segment == nullptr && peer < options_.rank) connect_to(peer, end);
   }
   while (first_missing() >= 0) {

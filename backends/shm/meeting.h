@@ -17,8 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "backends/in_process.h"
 #include "backends/shm/descriptor.h"
-#include "backends/shm/in_process.h"
 #include "backends/shm/interrupt.h"
 #include "backends/shm/segment.h"
 
