@@ -8,6 +8,7 @@ PyTorch users import khorus.torch, which has the names of horovod.torch. Importi
 neither torch nor NumPy.
 """
 
+from khorus import basics
 from khorus._core import __version__
 from khorus.arrays import (
     allgather,
@@ -51,3 +52,4 @@ __all__ = [
     "reducescatter",
     "remove_process_set",
 ]
+__all__ += basics.__all__

@@ -13,12 +13,11 @@ from khorus.reduce_ops import Adasum, Average, Max, Min, Product, ReduceOp, Sum,
 from khorus.torch._tensors import (
     Handle,
     checked,
-    copied_back,
+    in_place_handle,
     member_names,
     synchronize,
     tidy,
     view,
-    writable,
 )
 from khorus.torch.compression import Compression, Compressor
 
@@ -26,35 +25,32 @@ Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
 
 
-def _allreduce_into(
-    inputs: Tensors,
-    outputs: Tensors,
-    names: Sequence[str],
-    group: str | None,
+def _start(
+    tensors: Tensors,
+    name: str | None,
     op: ReduceOp,
-    prescale_factor: float,
-    postscale_factor: float,
+    scales: tuple[float, float],
     process_set: ProcessSet,
-    in_place: bool,
+    *,
+    in_place: bool = False,
+    grouped: bool = False,
 ) -> Handle:
-    """`outputs` get the reduction of `inputs`. `group`: None for a single tensor."""
+    """Submits one tensor, or a group; the result is in place or in new tensors."""
     tidy()
-    scales = (op, prescale_factor, postscale_factor, id_of(process_set))
-    sources = writable(inputs, "allreduce")
-    targets = sources if in_place else writable(outputs, "allreduce")
-    if group is None:
-        name = names[0] if names else ""
-        works = [_core.allreduce(name, view(sources[0]), view(targets[0]), *scales)]
+    sources = [
+        checked(tensor, "grouped_allreduce" if grouped else "allreduce") for tensor in tensors
+    ]
+    targets = sources if in_place else [torch.empty_like(source) for source in sources]
+    inputs, outputs = [view(t) for t in sources], [view(t) for t in targets]
+    options = (op, *scales, id_of(process_set))
+    if grouped:
+        names = member_names(name, tensors)
+        works = _core.grouped_allreduce(name or "", names, inputs, outputs, *options)
     else:
-        works = _core.grouped_allreduce(
-            group, names, [view(t) for t in sources], [view(t) for t in targets], *scales
-        )
-
-    def finish(_: list[_core.Work]) -> Any:
-        copied_back(outputs, targets)
-        return outputs[0] if group is None else list(outputs)
-
-    return Handle(works, (inputs, outputs, sources, targets), finish)
+        works = [_core.allreduce(name or "", inputs[0], outputs[0], *options)]
+    if in_place:
+        return in_place_handle(works, tensors, targets, grouped)
+    return Handle(works, (sources, targets), lambda _: targets if grouped else targets[0])
 
 
 def allreduce_async(
@@ -67,18 +63,8 @@ def allreduce_async(
     process_set: ProcessSet = global_process_set,
 ) -> Handle:
     """The reduction of `tensor` over the ranks, in a new tensor. Returns a handle."""
-    output = torch.empty_like(checked(tensor, "allreduce"))
-    return _allreduce_into(
-        [tensor],
-        [output],
-        [name or ""],
-        None,
-        chosen_op(average, op),
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        in_place=False,
-    )
+    scales = (prescale_factor, postscale_factor)
+    return _start([tensor], name, chosen_op(average, op), scales, process_set)
 
 
 def allreduce_async_(
@@ -91,17 +77,8 @@ def allreduce_async_(
     process_set: ProcessSet = global_process_set,
 ) -> Handle:
     """The same in place."""
-    return _allreduce_into(
-        [tensor],
-        [tensor],
-        [name or ""],
-        None,
-        chosen_op(average, op),
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        in_place=True,
-    )
+    scales = (prescale_factor, postscale_factor)
+    return _start([tensor], name, chosen_op(average, op), scales, process_set, in_place=True)
 
 
 def grouped_allreduce_async(
@@ -114,18 +91,8 @@ def grouped_allreduce_async(
     process_set: ProcessSet = global_process_set,
 ) -> Handle:
     """The reductions of several tensors: all run, or none."""
-    outputs = [torch.empty_like(checked(tensor, "grouped_allreduce")) for tensor in tensors]
-    return _allreduce_into(
-        tensors,
-        outputs,
-        member_names(name, tensors),
-        name or "",
-        chosen_op(average, op),
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        in_place=False,
-    )
+    scales = (prescale_factor, postscale_factor)
+    return _start(tensors, name, chosen_op(average, op), scales, process_set, grouped=True)
 
 
 def grouped_allreduce_async_(
@@ -138,16 +105,9 @@ def grouped_allreduce_async_(
     process_set: ProcessSet = global_process_set,
 ) -> Handle:
     """The same in place."""
-    return _allreduce_into(
-        tensors,
-        tensors,
-        member_names(name, tensors),
-        name or "",
-        chosen_op(average, op),
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        in_place=True,
+    scales = (prescale_factor, postscale_factor)
+    return _start(
+        tensors, name, chosen_op(average, op), scales, process_set, in_place=True, grouped=True
     )
 
 

@@ -11,7 +11,7 @@ from khorus import _core
 from khorus.process_sets import ProcessSet, global_process_set, id_of
 from khorus.reduce_ops import Sum
 from khorus.torch._allreduce import allreduce_async
-from khorus.torch._tensors import Handle, checked, copied_back, synchronize, tidy, view
+from khorus.torch._tensors import Handle, checked, in_place_handle, synchronize, tidy, view
 
 Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
@@ -41,12 +41,7 @@ def broadcast_async_(
     tidy()
     target = checked(tensor, "broadcast")
     work = _core.broadcast(name or "", view(target), view(target), root_rank, id_of(process_set))
-
-    def finish(_: list[_core.Work]) -> Tensor:
-        copied_back([tensor], [target])
-        return tensor
-
-    return Handle([work], target, finish)
+    return in_place_handle([work], [tensor], [target])
 
 
 class _Broadcast(torch.autograd.Function):
@@ -102,12 +97,7 @@ def recv_async(
     tidy()
     target = checked(tensor, "recv")
     work = _core.recv(view(target), peer, tag, id_of(process_set))
-
-    def finish(_: list[_core.Work]) -> Tensor:
-        copied_back([tensor], [target])
-        return tensor
-
-    return Handle([work], target, finish)
+    return in_place_handle([work], [tensor], [target])
 
 
 def send(

@@ -124,16 +124,22 @@ def synchronize(handle: Handle) -> Any:
     return handle.wait()
 
 
-def copied_back(outputs: Sequence[torch.Tensor], written: Sequence[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for output, tensor in zip(outputs, written, strict=True):
-            if output.data_ptr() != tensor.data_ptr():
-                output.copy_(tensor)
+def in_place_handle(
+    works: list[_core.Work],
+    tensors: Sequence[torch.Tensor],
+    written: Sequence[torch.Tensor],
+    grouped: bool = False,
+) -> Handle:
+    """Of operations that write `written`: `tensors` themselves, or contiguous copies of them."""
 
+    def finish(_: list[_core.Work]) -> Any:
+        with torch.no_grad():
+            for tensor, result in zip(tensors, written, strict=True):
+                if tensor.data_ptr() != result.data_ptr():
+                    tensor.copy_(result)
+        return list(tensors) if grouped else tensors[0]
 
-def writable(tensors: Sequence[torch.Tensor], what: str) -> list[torch.Tensor]:
-    """What the engine may write to: the tensors themselves, or contiguous copies."""
-    return [checked(tensor, what) for tensor in tensors]
+    return Handle(works, (tensors, written), finish)
 
 
 def member_names(name: str | None, tensors: Sequence[torch.Tensor]) -> list[str]:

@@ -7,6 +7,7 @@ Thread rule: any thread. Errors: ValueError and TypeError for a wrong argument, 
 sent; HorovodInternalError for what other ranks do, with the same text on all of them.
 """
 
+from khorus import basics
 from khorus.basics import *  # noqa: F403
 from khorus.process_sets import ProcessSet, global_process_set
 from khorus.reduce_ops import Adasum, Average, Max, Min, Product, ReduceOp, Sum
@@ -92,3 +93,4 @@ __all__ = [
     "sparse_allreduce_async",
     "synchronize",
 ]
+__all__ += basics.__all__
