@@ -13,15 +13,6 @@
 namespace khorus::torch {
 namespace {
 
-khorus::AllreduceOptions core_options(const ReduceOptions& options) {
-  khorus::AllreduceOptions core;
-  core.op = options.op;
-  core.prescale = options.prescale_factor;
-  core.postscale = options.postscale_factor;
-  core.process_set = options.process_set;
-  return core;
-}
-
 std::string describe(const char* operation, const std::string& name) {
   return std::string(operation) + (name.empty() ? " tensor" : " tensor \"" + name + "\"");
 }
@@ -132,6 +123,15 @@ Handle gathered(const WorkPtr& work) {
 }
 
 }  // namespace
+
+khorus::AllreduceOptions core_options(const ReduceOptions& options) {
+  khorus::AllreduceOptions core;
+  core.op = options.op;
+  core.prescale = options.prescale_factor;
+  core.postscale = options.postscale_factor;
+  core.process_set = options.process_set;
+  return core;
+}
 
 Handle::Handle(std::vector<WorkPtr> works, std::function<Tensor()> finish)
     : works_(std::move(works)), finish_(std::move(finish)) {}

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "torch_plugin/collectives.h"
 #include "torch_plugin/tensor_view.h"
 
 namespace khorus::torch {
@@ -67,15 +68,6 @@ GroupHandle grouped_alltoall_async(const std::vector<Tensor>& tensors,
 
 namespace {
 
-khorus::AllreduceOptions reducescatter_options(const ReduceOptions& options) {
-  khorus::AllreduceOptions core;
-  core.op = options.op;
-  core.prescale = options.prescale_factor;
-  core.postscale = options.postscale_factor;
-  core.process_set = options.process_set;
-  return core;
-}
-
 // What travels of a tensor, and the handle of what comes back.
 struct Compressible {
   CompressorPtr compression;
@@ -99,9 +91,8 @@ Handle reducescatter_async(const Tensor& tensor, const ReduceOptions& options) {
   const Compressible travels(tensor, options.compression);
   const NamedTensor named =
       contiguous_view(travels.compressed.tensor, "reducescatter", options.name);
-  return travels.handle(
-      engine_of(options.engine)
-          .reducescatter_async(named.name, named.input, reducescatter_options(options)));
+  return travels.handle(engine_of(options.engine)
+                            .reducescatter_async(named.name, named.input, core_options(options)));
 }
 
 GroupHandle grouped_reducescatter_async(const std::vector<Tensor>& tensors,
@@ -115,7 +106,7 @@ GroupHandle grouped_reducescatter_async(const std::vector<Tensor>& tensors,
       engine_of(options.engine)
           .grouped_reducescatter_async(options.name,
                                        members_of(small, "reducescatter", options.name),
-                                       reducescatter_options(options));
+                                       core_options(options));
   std::vector<Handle> handles;
   for (size_t i = 0; i < works.size(); ++i) handles.push_back(travels[i].handle(works[i]));
   return GroupHandle(std::move(handles));

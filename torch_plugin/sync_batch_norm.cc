@@ -56,8 +56,9 @@ Tensor combine(const Tensor& all) {
 
 CollectiveOptions operation(const SyncBatchNormOptions& options, const char* what) {
   CollectiveOptions result;
-  // Layers of different widths have names of their own, so that each stays in the response cache.
-  result.name = options.name + "." + what + "." + std::to_string(options.num_features);
+  // One name for layers of all widths: ranks that disagree about the width get a mismatch at once,
+  // which is worth more than a place in the response cache for each.
+  result.name = options.name + "." + what;
   result.process_set = options.process_set;
   result.engine = options.engine;
   return result;
@@ -83,7 +84,6 @@ class Normalize : public ::torch::autograd::Function<Normalize> {
     const variable_list saved = context->get_saved_variables();
     const Tensor &x = saved[0], &statistics = saved[1], &inverse = saved[2];
     SyncBatchNormOptions options;
-    options.num_features = x.size(1);
     options.engine = reinterpret_cast<Engine*>(context->saved_data["engine"].toInt());
     options.process_set = static_cast<ProcessSetId>(context->saved_data["process_set"].toInt());
     options.name = context->saved_data["name"].toStringRef();

@@ -7,6 +7,7 @@
 namespace khorus::torch::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 SyncBatchNormOptions features(Engine& engine, int64_t count) {
@@ -176,6 +177,13 @@ TEST(SyncBatchNorm, RefusesWhatItCannotNormalise) {
                   norm->forward(::torch::ones({1 - engine.rank(), 2}));
                 }),
                 HasSubstr("one value per feature"));
+    const int64_t width = 2 + engine.rank();
+    EXPECT_THAT(error_of([&] {
+                  SyncBatchNorm(features(engine, width))->forward(::torch::ones({4, width}));
+                }),
+                AllOf(HasSubstr("\"sync_batch_norm.forward\""), HasSubstr("rank 1"),
+                      HasSubstr("[*,3,2]"), HasSubstr("[*,3,3]")));
+    EXPECT_EQ(error_of([&] { norm->forward(::torch::ones({4, 2})); }), "nothing was thrown");
     EXPECT_THAT(error_of([] { SyncBatchNorm(0); }), HasSubstr("at least 1"));
   });
 }

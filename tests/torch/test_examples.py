@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from programs import good, run
+from programs import MPI, SOAK, good, run
 
+BACKENDS = ["", "gloo", *(["mpi"] if MPI else [])]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -51,9 +52,10 @@ def test_the_lstm_learns_resumes_and_generates(text: Path, tmp_path: Path) -> No
     assert run(*generate).stdout == written.stdout
 
 
-def test_the_lstm_on_two_ranks_is_the_lstm_on_one(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_lstm_on_two_ranks_is_the_lstm_on_one(text: Path, tmp_path: Path, backend: str) -> None:
     flags = [*LSTM, "--data", text, "--out", tmp_path]
-    two = numbers(good(run(*flags, "--batch", 4, ranks=2)), r" loss (\d+\.\d+)")
+    two = numbers(good(run(*flags, "--batch", 4, ranks=2, backend=backend)), r" loss (\d+\.\d+)")
     one = numbers(good(run(*flags, "--batch", 8)), r" loss (\d+\.\d+)")
     assert two == pytest.approx(one, abs=2e-3)
 
@@ -68,14 +70,19 @@ def export_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_digits_are_recognised_alike_on_one_rank_and_on_three(digits: Path) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "backend"), [*((3, name) for name in BACKENDS), *([(8, "shm")] if SOAK else [])]
+)
+def test_digits_are_recognised_alike_on_one_rank_and_on_several(
+    digits: Path, ranks: int, backend: str
+) -> None:
     flags = ["train_image", "--data", digits, "--epochs", 2]
-    three, one = good(run(*flags, ranks=3)), good(run(*flags))
-    accuracies = numbers(three, r"accuracy (\d+\.\d+)")
+    several, one = good(run(*flags, ranks=ranks, backend=backend)), good(run(*flags))
+    accuracies = numbers(several, r"accuracy (\d+\.\d+)")
     assert len(accuracies) == 2
     assert accuracies[-1] > 93
     # Uneven batches, too, are one batch; the sums differ in their last bits.
-    losses = [numbers(lines, r" loss (\d+\.\d+)") for lines in (three, one)]
+    losses = [numbers(lines, r" loss (\d+\.\d+)") for lines in (several, one)]
     assert losses[0] == pytest.approx(losses[1], abs=5e-3)
 
 
@@ -89,9 +96,13 @@ def test_the_cut_model_has_the_losses_of_the_uncut_one(text: Path) -> None:
     uncut = numbers(good(run(*flags)), r" loss (\d+\.\d+)")
     assert len(uncut) == 2
     assert uncut[1] < uncut[0]
-    for ranks, stages in ((2, 2), (4, 2), (4, 4), (2, 1)):
-        cut = numbers(good(run(*flags, "--stages", stages, ranks=ranks)), r" loss (\d+\.\d+)")
-        assert cut == pytest.approx(uncut, abs=2e-8), (ranks, stages)
+    worlds = [(2, 2, ""), (4, 2, ""), (4, 4, ""), (2, 1, ""), (4, 2, "gloo")]
+    worlds += [(4, 2, "mpi")] if MPI else []
+    worlds += [(8, stages, name) for stages in (2, 4) for name in ("shm", "gloo")] if SOAK else []
+    for ranks, stages, backend in worlds:
+        lines = good(run(*flags, "--stages", stages, ranks=ranks, backend=backend))
+        cut = numbers(lines, r" loss (\d+\.\d+)")
+        assert cut == pytest.approx(uncut, abs=2e-8), (ranks, stages, backend)
 
 
 def test_a_pipeline_that_cannot_be_cut_is_explained(text: Path) -> None:

@@ -6,20 +6,19 @@ Each test has its own folder and leaves nothing in it that matters.
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
 import pytest
 
-from programs import good, run
+from programs import MPI, SOAK, good, run
 
-SOAK = os.environ.get("KHORUS_TEST_SOAK") == "1"
 CHECKS = 2 * 11 + 11 + 1  # optimizers fresh and used, options, float32
 
-
-WORLDS = [(1, "local")]
-WORLDS += [(ranks, name) for ranks in range(2, 9 if SOAK else 5) for name in ("shm", "gloo")]
+SIZES = range(2, 9 if SOAK else 5)
+WORLDS = [(1, "local"), *((ranks, name) for ranks in SIZES for name in ("shm", "gloo"))]
+if MPI:
+    WORLDS += [(ranks, "mpi") for ranks in (SIZES if SOAK else (2, 3))]
 
 
 @pytest.mark.parametrize(("ranks", "backend"), WORLDS)
@@ -108,9 +107,12 @@ def test_stop_and_resume_give_the_same_curve(
     ]
 
 
-def test_ranks_train_as_one_rank_with_the_whole_batch(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["", "gloo", *(["mpi"] if MPI else [])])
+def test_ranks_train_as_one_rank_with_the_whole_batch(
+    text: Path, tmp_path: Path, backend: str
+) -> None:
     flags = [*TINY, "--data", text, "--dtype", "float64"]
-    good(run("train_lm", *flags, "--out", tmp_path / "two", ranks=2))
+    good(run("train_lm", *flags, "--out", tmp_path / "two", ranks=2, backend=backend))
     flags[flags.index("--batch") + 1] = 8
     good(run("train_lm", *flags, "--out", tmp_path / "one"))
     good(
@@ -118,6 +120,7 @@ def test_ranks_train_as_one_rank_with_the_whole_batch(text: Path, tmp_path: Path
             *["train_lm", *flags, "--out", tmp_path / "passes"],
             *["--batch", 2, "--accumulate", 2],
             ranks=2,
+            backend=backend,
         )
     )
     for other in ("two", "passes"):
