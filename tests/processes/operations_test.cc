@@ -1,8 +1,8 @@
 // Every operation, between processes; what it gives is compared with what it is defined to give.
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
+#include "tests/adasum.h"
 #include "tests/processes/world.h"
 
 namespace khorus::test {
@@ -132,37 +132,10 @@ TEST(Operations, SendsGoRoundTheRing) {
   }
 }
 
-// The sequential definition: pairs, then pairs of pairs.
-std::vector<double> adasum_of(std::vector<std::vector<double>> vectors) {
-  while (vectors.size() > 1) {
-    std::vector<std::vector<double>> next;
-    for (size_t v = 0; v < vectors.size(); v += 2) {
-      const auto& a = vectors[v];
-      const auto& b = vectors[v + 1];
-      const double ab = std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-      const double aa = std::inner_product(a.begin(), a.end(), a.begin(), 0.0);
-      const double bb = std::inner_product(b.begin(), b.end(), b.begin(), 0.0);
-      auto& sum = next.emplace_back(a.size());
-      for (size_t i = 0; i < a.size(); ++i) {
-        sum[i] = (1 - ab / (2 * aa)) * a[i] + (1 - ab / (2 * bb)) * b[i];
-      }
-    }
-    vectors = std::move(next);
-  }
-  return vectors.front();
-}
-
 TEST(Operations, AdasumFollowsItsDefinition) {
   if ((size() & (size() - 1)) != 0) GTEST_SKIP() << "for powers of two";
   for (const size_t count : {size_t{1}, size_t{7}, size_t{5000}}) {
-    std::vector<std::vector<double>> vectors;
-    for (int r = 0; r < size(); ++r) {
-      auto& vector = vectors.emplace_back();
-      for (size_t i = 0; i < count; ++i) {
-        vector.push_back(std::sin(0.7 * static_cast<double>(i) + 1) +
-                         0.5 * std::cos(3.0 * r + static_cast<double>(i)));
-      }
-    }
+    const std::vector<std::vector<double>> vectors = adasum_vectors(size(), count);
     const std::vector<double> expected = adasum_of(vectors);
     std::vector<double> values = vectors[static_cast<size_t>(rank())];
     allreduce("adasum", values.data(), count, ReduceOp::kAdasum);

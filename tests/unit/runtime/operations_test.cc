@@ -2,12 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "tests/adasum.h"
 #include "tests/unit/runtime/ranks.h"
 
 namespace khorus::test {
@@ -136,37 +136,10 @@ TEST_P(Operations, SendAndRecvOfDifferentShapesIsAnErrorOfBoth) {
   });
 }
 
-// The sequential definition: pairs, then pairs of pairs.
-std::vector<double> adasum_of(const std::vector<std::vector<double>>& vectors) {
-  if (vectors.size() == 1) return vectors[0];
-  std::vector<std::vector<double>> next;
-  for (size_t v = 0; v < vectors.size(); v += 2) {
-    const auto& a = vectors[v];
-    const auto& b = vectors[v + 1];
-    const double ab = std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-    const double aa = std::inner_product(a.begin(), a.end(), a.begin(), 0.0);
-    const double bb = std::inner_product(b.begin(), b.end(), b.begin(), 0.0);
-    auto& sum = next.emplace_back(a.size());
-    for (size_t i = 0; i < a.size(); ++i) {
-      sum[i] = (1 - ab / (2 * aa)) * a[i] + (1 - ab / (2 * bb)) * b[i];
-    }
-  }
-  return adasum_of(next);
-}
-
-double value_of(int rank, size_t i) {
-  return std::sin(static_cast<double>(i) * 0.7 + 1) +
-         0.5 * std::cos(rank * 3.0 + static_cast<double>(i));
-}
-
 TEST_P(Operations, AdasumFollowsItsDefinition) {
   for (const int size : {1, 2, 4}) {
     for (const size_t count : {1U, 2U, 7U, 1000U}) {
-      std::vector<std::vector<double>> vectors;
-      for (int rank = 0; rank < size; ++rank) {
-        auto& vector = vectors.emplace_back();
-        for (size_t i = 0; i < count; ++i) vector.push_back(value_of(rank, i));
-      }
+      const std::vector<std::vector<double>> vectors = adasum_vectors(size, count);
       const std::vector<double> expected = adasum_of(vectors);
       Ranks(size, GetParam()).run([&](Engine& engine) {
         std::vector<double> values = vectors[static_cast<size_t>(engine.rank())];
