@@ -29,7 +29,7 @@ SKIPPED = {"__pycache__", ".venv", "build", "out", "corpus", ".cache", ".pytest_
 
 MAX_LINES = 400
 # One file read from top to bottom is the point of a trainer.
-LONG_FILES = {"examples/train_lm.cc"}
+LONG_FILES = {"examples/train_lm.cc", "examples/train_lm.py"}
 
 # These two spell out what nobody else may write.
 LAW_FILES = ("tests/tidy/laws.py", "tests/tidy/test_laws.py")

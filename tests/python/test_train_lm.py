@@ -1,0 +1,144 @@
+"""train_lm.py against train_lm: the same numbers from the same start, checkpoints of either."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trainers import BIN, good, run
+
+SHAPE = ["--layers", 2, "--width", 32, "--heads", 2, "--context", 32, "--batch", 4]
+PACE = ["--warmup", 3, "--steps", 12, "--learning-rate", 0.02, "--seed", 7]
+FLAGS = [*SHAPE, *PACE, "--log-every", 1, "--eval-every", 4, "--eval-windows", 10]
+
+both = pytest.mark.skipif(
+    not (BIN / "train_lm").exists(), reason="the trainer in C++ is not built (KHORUS_TORCH=OFF)"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine() -> None:
+    """This process is no rank."""
+
+
+@pytest.fixture(autouse=True)
+def still_usable() -> None:
+    """Nor has it an engine."""
+
+
+@pytest.fixture(name="text", scope="module")
+def make_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files in an order that bytes and letters see differently, and what is to be left out."""
+    folder = tmp_path_factory.mktemp("text")
+    for i in range(40):
+        inside = folder / ("a" if i % 2 else "a-b")
+        inside.mkdir(exist_ok=True)
+        body = "".join(f"def f{j}(x):\n    return x + {j % 10}  # \u00e9\n\n" for j in range(i, 60))
+        (inside / f"module_{i:02}.py").write_text(body)
+    for unwanted in ("tests", ".hidden"):
+        (folder / unwanted).mkdir()
+        (folder / unwanted / "noise.py").write_text("\x01" * 9999)
+    (folder / "a" / "noise.bin").write_text("\x01" * 9999)
+    return folder
+
+
+def metrics(folder: Path) -> dict[tuple[int, str], float]:
+    rows = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        for key in ("loss", "gradient_norm", "learning_rate", "validation_loss"):
+            if key in record:
+                rows[record["step"], key] = record[key]
+    return rows
+
+
+def texts_of(lines: list[str]) -> list[str]:
+    return [line[line.index("text: ") :] for line in lines if "text: " in line]
+
+
+@pytest.fixture(name="whole", scope="module")
+def train_whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks in Python trained without a stop, in float64."""
+    folder = tmp_path_factory.mktemp("whole")
+    good(run("train_lm.py", *FLAGS, "--data", text, "--dtype", "float64", "--out", folder, ranks=2))
+    return folder
+
+
+@both
+@pytest.mark.parametrize(
+    ("first", "other", "dtype"),
+    [("train_lm", "train_lm.py", "float32"), ("train_lm.py", "train_lm", "float64")],
+)
+def test_either_goes_on_where_the_other_stopped(
+    text: Path, tmp_path: Path, first: str, other: str, dtype: str
+) -> None:
+    """Step 3 is in the checkpoint, with moments; 4 to 12 are trained by both from there."""
+    flags = [*FLAGS, "--data", text, "--dtype", dtype, "--accumulate", 2]
+    same, changed = tmp_path / "same", tmp_path / "changed"
+    begun = good(run(first, *flags, "--out", same, "--stop-after", 3, ranks=2))
+    shutil.copytree(same, changed)
+    good(run(first, *flags, "--out", same, "--resume", ranks=2))
+    resumed = good(run(other, *flags, "--out", changed, "--resume", ranks=2))
+    assert any("resumed after step 3" in line for line in resumed)
+    assert texts_of(begun) == texts_of(resumed)
+    expected, seen = metrics(same), metrics(changed)
+    assert len([key for key in expected if key[1] == "loss"]) == 12
+    bound = 1e-4 if dtype == "float32" else 1e-10
+    assert seen == pytest.approx(expected, abs=bound, rel=0)
+    assert expected[12, "loss"] < expected[1, "loss"] - 1
+
+
+@both
+def test_a_seed_makes_the_same_weights(text: Path, tmp_path: Path, whole: Path) -> None:
+    flags = [*FLAGS, "--data", text, "--dtype", "float64", "--stop-after", 2, "--batch", 8]
+    good(run("train_lm", *flags, "--out", tmp_path))
+    seen = {key: value for key, value in metrics(tmp_path).items() if key[1] == "loss"}
+    assert len(seen) == 2
+    assert seen == pytest.approx({key: metrics(whole)[key] for key in seen}, abs=1e-10, rel=0)
+
+
+@both
+def test_either_writes_with_the_weights_of_the_other(whole: Path) -> None:
+    generate = ["--generate", "def ", "--checkpoint", whole, "--length", 20, "--temperature", 0]
+    written = [run(name, *generate) for name in ("train_lm", "train_lm.py")]
+    good(written[0])
+    assert written[0].stdout == written[1].stdout
+    assert len(written[0].stdout) == 4 + 20 + 1
+
+
+def test_a_stopped_run_resumes_to_the_same_curve_and_no_other_run_does(
+    text: Path, tmp_path: Path, whole: Path
+) -> None:
+    flags = [*FLAGS, "--data", text, "--dtype", "float64", "--out", tmp_path]
+    good(run("train_lm.py", *flags, "--stop-after", 4, ranks=2))
+    other = run("train_lm.py", *flags, "--seed", 8, "--resume", ranks=2)
+    assert other.returncode == 1
+    # Said by both ranks.
+    assert other.stderr.count('it has "seed 7" where this run has "seed 8"') >= 2, other.stderr
+    good(run("train_lm.py", *flags, "--resume", ranks=2))
+    assert metrics(tmp_path) == metrics(whole)
+
+
+def test_ranks_train_as_one_rank_with_the_whole_batch(
+    text: Path, tmp_path: Path, whole: Path
+) -> None:
+    flags = [*FLAGS, "--data", text, "--dtype", "float64", "--batch", 8]
+    good(run("train_lm.py", *flags, "--out", tmp_path))
+    assert metrics(tmp_path) == pytest.approx(metrics(whole), abs=1e-9, rel=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--data", "x", "--steps", "0"], 2, "0 is less than 1"),
+        (["--data", "x", "--width", "10", "--heads", "3"], 2, "not a multiple of --heads 3"),
+        (["--data", "/nowhere"], 1, "/nowhere: there is no such file or folder"),
+    ],
+)
+def test_errors_are_explained(flags: list[str], code: int, message: str) -> None:
+    result = run("train_lm.py", *flags)
+    assert result.returncode == code
+    assert message in result.stderr

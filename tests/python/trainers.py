@@ -1,0 +1,40 @@
+"""Running the example trainers in Python, and those in C++ if there are any.
+
+KHORUS_TEST_KHORUSRUN is the launcher, KHORUS_TEST_BIN the folder of the built programs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+KHORUSRUN = os.environ["KHORUS_TEST_KHORUSRUN"]
+BIN = Path(os.environ.get("KHORUS_TEST_BIN", "/nowhere"))
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BOUND_S = 180
+
+
+def run(
+    program: str, *flags: object, ranks: int = 0, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Runs an example: NAME.py with this Python, NAME in C++; without khorusrun if ranks is 0."""
+    words = [str(BIN / program)]
+    if program.endswith(".py"):
+        words = [sys.executable, "-B", str(EXAMPLES / program)]
+    if ranks:
+        words = [KHORUSRUN, "-np", str(ranks), *launcher, *words]
+    return subprocess.run(
+        [*words, *map(str, flags)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="latin-1",  # any byte may be generated
+        timeout=BOUND_S,
+        check=False,
+    )
+
+
+def good(result: subprocess.CompletedProcess[str]) -> list[str]:
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout.splitlines()
