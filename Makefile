@@ -71,6 +71,7 @@ soak: test-builds
 	KHORUS_TEST_SOAK=1 .ci/test-all
 
 bench: build
+	@.ci/install-dependencies mpi4py matplotlib
 	@mkdir -p out
 	"$$(.ci/python)" tests/bench/run.py --bin $(BIN) --out out/bench.json $(BENCH_FLAGS)
 

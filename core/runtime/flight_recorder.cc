@@ -132,8 +132,9 @@ void FlightRecorder::update(uint64_t record, Change&& change) {
 }
 
 void FlightRecorder::agreed(uint64_t record, uint64_t position, uint64_t fused_id,
-                            uint32_t fused_tensors) {
+                            uint32_t fused_tensors, int64_t now_ns) {
   update(record, [&](Entry& entry) {
+    entry.agreed_ns = now_ns;
     entry.position = position;
     entry.fused_id = fused_id;
     entry.fused_tensors = fused_tensors;
@@ -280,6 +281,7 @@ std::string FlightRecorder::entry_json(const Entry& entry, uint64_t place, const
   text += ",\"timeout_ms\":" + std::to_string(header.timeout_ms);
   text += ",\"khorus_name\":" + json_quoted(name);
   text += ",\"khorus_kind\":" + json_quoted(to_string(entry.kind));
+  text += ",\"khorus_time_agreed_ns\":" + wall(entry.agreed_ns);
   text += ",\"khorus_fused_id\":" + std::to_string(entry.fused_id);
   text += ",\"khorus_fused_tensors\":" + std::to_string(entry.fused_tensors);
   text += ",\"khorus_error\":" + (entry.code == StatusCode::kOk

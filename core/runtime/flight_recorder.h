@@ -40,7 +40,8 @@ class FlightRecorder {
   uint64_t submitted(const wire::Request& request, const Shape& input, const Shape& output,
                      int64_t now_ns);
   // Agreed: `position` in the order of all operations of the job, and in which fused operation.
-  void agreed(uint64_t record, uint64_t position, uint64_t fused_id, uint32_t fused_tensors);
+  void agreed(uint64_t record, uint64_t position, uint64_t fused_id, uint32_t fused_tensors,
+              int64_t now_ns);
   void started(uint64_t record, int64_t now_ns);
   // `output`: null if it is as it was submitted.
   void completed(uint64_t record, const Shape* output, int64_t now_ns);
@@ -78,7 +79,7 @@ class FlightRecorder {
     uint64_t record = 0;  // 0: empty
     uint64_t position = 0;
     uint64_t fused_id = 0;
-    int64_t created_ns = 0, started_ns = 0, completed_ns = 0;
+    int64_t created_ns = 0, agreed_ns = 0, started_ns = 0, completed_ns = 0;
     uint32_t fused_tensors = 0;
     ProcessSetId process_set = kGlobalProcessSet;
     int32_t root_rank = 0;  // send/recv: who sends

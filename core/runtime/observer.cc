@@ -107,7 +107,7 @@ void Observer::agreed(const Job& job, uint64_t first_position) {
     }
     work.trail().agreed_ns = now;
     recorder_.agreed(work.trail().record, first_position + i, first_position,
-                     static_cast<uint32_t>(job.works.size()));
+                     static_cast<uint32_t>(job.works.size()), now);
     if (!event.empty()) {
       timeline_.end(work.name());
       timeline_.begin(work.name(), event, arguments_of(work.operation().input));
@@ -129,7 +129,7 @@ void Observer::over(const WorkState& work, const Status& status, uint64_t positi
   const int64_t now = now_ns();
   metrics_.of(kind).done.add();
   metrics_.of(kind).negotiation.observe(elapsed(work.trail().submitted_ns, now));
-  recorder_.agreed(record, position, position, 1);
+  recorder_.agreed(record, position, position, 1, now);
   recorder_.completed(record, nullptr, now);
 }
 

@@ -1,6 +1,6 @@
-"""The peer of bench_allreduce: torch.distributed on torch's own Gloo, timed in the same way.
+"""The peer of khorus-bench: torch.distributed on torch's own Gloo, timed in the same way.
 
-khorusrun -np 2 peer_allreduce.py --store FILE --json FILE [--seconds S]
+khorusrun -np 2 peer_allreduce.py --store FILE --json FILE [--seconds S] [--most BYTES]
 
 FILE of --store is a path where no file is yet. Ranks come from khorusrun's environment; Khorus
 itself is not used.
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--json", required=True)
     parser.add_argument("--seconds", type=float, default=0.3)
+    parser.add_argument("--most", type=int, default=16 << 20)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rank = int(os.environ["KHORUS_RANK"])
@@ -63,8 +64,8 @@ def main() -> None:
         rank=rank,
         world_size=int(os.environ["KHORUS_SIZE"]),
     )
-    sizes = [4, *(64 * 4**k for k in range(10))]
-    results = [time_size(size, options.seconds) for size in sizes if size <= 16 << 20]
+    sizes = [4 * 4**k for k in range(12)]
+    results = [time_size(size, options.seconds) for size in sizes if size <= options.most]
     if rank == 0:
         Path(options.json).write_text(json.dumps(results))
     dist.destroy_process_group()

@@ -9,6 +9,7 @@ Works with any torch from 2.0 on that is found when this is imported: nothing he
 against torch.
 """
 
+from khorus.basics import *  # noqa: F403  # mypy does not see them through mpi_ops
 from khorus.exceptions import HorovodInternalError, HostsUpdatedInterrupt
 from khorus.process_sets import add_process_set, remove_process_set
 from khorus.torch import mpi_ops

@@ -40,7 +40,7 @@ TEST(FlightRecorder, StagesOfAnOperation) {
   EXPECT_TRUE(entry.at("time_discovered_started_ns").is_null());
   EXPECT_TRUE(entry.at("duration_ms").is_null());
 
-  recorder.agreed(a, 17, 16, 3);
+  recorder.agreed(a, 17, 16, 3, 1'500);
   recorder.started(a, 2'000'000);
   entry = dump_of(recorder).at("entries").at(0);
   EXPECT_EQ(entry.at("state"), "started");
@@ -75,8 +75,8 @@ TEST(FlightRecorder, KeepsTheLastInAgreedOrder) {
   for (const char* name : {"1", "2", "3", "4", "5"}) {
     records.push_back(recorder.submitted(request_of(name), {}, {}, 1));
   }
-  recorder.agreed(records[0], 1, 1, 1);  // has left the ring: changes nothing
-  recorder.agreed(records[4], 2, 2, 1);
+  recorder.agreed(records[0], 1, 1, 1, 1);  // has left the ring: changes nothing
+  recorder.agreed(records[4], 2, 2, 1, 1);
   recorder.failed(records[2], StatusCode::kMismatch);
   const json entries = dump_of(recorder).at("entries");
   ASSERT_EQ(entries.size(), 3U);
@@ -130,7 +130,7 @@ TEST(FlightRecorder, ThreadsMayRecordWhileItIsDumped) {
     threads.emplace_back([&recorder] {
       for (uint64_t i = 1; i < 2000; ++i) {
         const uint64_t record = recorder.submitted(request_of("name"), {1, 2}, {1, 2}, 1);
-        recorder.agreed(record, i, i, 1);
+        recorder.agreed(record, i, i, 1, 1);
         recorder.started(record, 2);
         recorder.completed(record, nullptr, 3);
       }

@@ -1,6 +1,7 @@
-// bench_shm: times allreduce on a backend itself, without the engine, and memcpy beside it.
+// bench_backend: times allreduce on a backend itself, without the engine, and memcpy beside it.
 //
-//   bench_shm [--backend shm] [--ranks 2] [--type float32] [--most 67108864] [--seconds 0.2]
+//   bench_backend [--backend shm] [--ranks 2] [--type float32] [--least 4]
+//                 [--most 67108864] [--seconds 0.2]
 //
 // Every rank is a process. For every size, blocks of allreduce and of memcpy of the same bytes by
 // all ranks at once alternate, so that what else the machine does touches both; the table has the
@@ -38,7 +39,7 @@ struct Options {
   std::string backend = "shm";
   int ranks = 2;
   khorus::DataType type = khorus::DataType::kFloat32;
-  size_t most = size_t{64} << 20;
+  size_t least = 4, most = size_t{64} << 20;
   double seconds = 0.2;
 };
 
@@ -208,7 +209,8 @@ void run_rank(const Rank& self) {
                 "least", "most");
   }
   Bench bench(self, *backend, comm);
-  for (size_t bytes = 4; bytes <= self.options.most; bytes *= 4) bench.run_size(bytes);
+  for (size_t bytes = self.options.least; bytes <= self.options.most; bytes *= 4)
+    bench.run_size(bytes);
   meet(self);
   backend->disconnect(comm);
 }
@@ -223,6 +225,8 @@ Options parse(int argc, char** argv) {
       options.backend = value;
     } else if (flag == "--ranks") {
       options.ranks = std::clamp(std::stoi(value), 1, static_cast<int>(kMostRanks));
+    } else if (flag == "--least") {
+      options.least = std::max<size_t>(1, std::stoul(value));
     } else if (flag == "--most") {
       options.most = std::stoul(value);
     } else if (flag == "--seconds") {
@@ -256,7 +260,7 @@ int main(int argc, char** argv) {
         run_rank({*common, options, rank});
         return 0;
       } catch (const std::exception& error) {
-        std::fprintf(stderr, "bench_shm, rank %d: %s\n", rank, error.what());
+        std::fprintf(stderr, "bench_backend, rank %d: %s\n", rank, error.what());
         ::kill(0, SIGTERM);  // the others would wait in a barrier
         return 1;
       }
@@ -272,7 +276,7 @@ int main(int argc, char** argv) {
     }
     return code;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench_shm: %s\n", error.what());
+    std::fprintf(stderr, "bench_backend: %s\n", error.what());
     return 1;
   }
 }
