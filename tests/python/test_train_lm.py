@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from no_rank import engine, still_usable  # noqa: F401
 from trainers import BIN, good, run
 
 SHAPE = ["--layers", 2, "--width", 32, "--heads", 2, "--context", 32, "--batch", 4]
@@ -17,16 +18,6 @@ FLAGS = [*SHAPE, *PACE, "--log-every", 1, "--eval-every", 4, "--eval-windows", 1
 both = pytest.mark.skipif(
     not (BIN / "train_lm").exists(), reason="the trainer in C++ is not built (KHORUS_TORCH=OFF)"
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def engine() -> None:
-    """This process is no rank."""
-
-
-@pytest.fixture(autouse=True)
-def still_usable() -> None:
-    """Nor has it an engine."""
 
 
 @pytest.fixture(name="text", scope="module")

@@ -17,17 +17,22 @@ BOUND_S = 180
 
 
 def run(
-    program: str, *flags: object, ranks: int = 0, launcher: tuple[str, ...] = ()
+    program: str, *flags: object, ranks: int = 0, path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs an example: NAME.py with this Python, NAME in C++; without khorusrun if ranks is 0."""
+    """Runs an example: NAME.py with this Python, NAME in C++; without khorusrun if ranks is 0.
+
+    Modules are looked for in `path` first."""
     words = [str(BIN / program)]
     if program.endswith(".py"):
         words = [sys.executable, "-B", str(EXAMPLES / program)]
     if ranks:
-        words = [KHORUSRUN, "-np", str(ranks), *launcher, *words]
+        words = [KHORUSRUN, "-np", str(ranks), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if path is not None:
+        environment["PYTHONPATH"] = f"{path}:{environment['PYTHONPATH']}"
     return subprocess.run(
         [*words, *map(str, flags)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment,
         capture_output=True,
         encoding="latin-1",  # any byte may be generated
         timeout=BOUND_S,
