@@ -4,7 +4,9 @@
 // A Communicator provides
 //   static Result<std::unique_ptr<Communicator>> open(const khorus_group& group);
 //   Status connect();  Status run(const khorus_op& op);  void abort(const std::string& reason);
-// and a destructor that disconnects. Exceptions stop here: they become errors with their what().
+// and a destructor that disconnects; who also lends memory,
+//   Result<khorus_memory> allocate(size_t bytes);
+// Exceptions stop here: they become errors with their what().
 // In a backend's Status, lost_rank() is the global rank the error is about, whatever the code.
 #pragma once
 
@@ -124,11 +126,21 @@ struct Edge {
   static int32_t run(khorus_comm* comm, const khorus_op* op, khorus_error* error) {
     return guard(error, [&]() -> Status {
       const OpKind kind = static_cast<OpKind>(op->kind);
-      const bool reads_all = kind == OpKind::kAlltoall || kind == OpKind::kSendRecv;
+      const bool reads_all =
+          kind == OpKind::kAllreduce || kind == OpKind::kAlltoall || kind == OpKind::kSendRecv;
       if (op->struct_size < (reads_all ? sizeof(khorus_op) : offsetof(khorus_op, recv_counts))) {
         return older_engine();
       }
       return self(comm).run(*op);
+    });
+  }
+  static int32_t allocate(khorus_comm* comm, uint64_t bytes, khorus_memory* memory,
+                          khorus_error* error) {
+    return guard(error, [&]() -> Status {
+      if (memory->struct_size < sizeof(khorus_memory)) return older_engine();
+      Result<khorus_memory> allocated = self(comm).allocate(bytes);
+      if (allocated) *memory = *allocated;
+      return allocated.status();
     });
   }
   static void abort(khorus_comm* comm, const char* reason) {
@@ -192,6 +204,8 @@ constexpr khorus_backend cpu_backend(const char* name, const char* version,
       .abort = Edge<Communicator>::abort,
       .disconnect = Edge<Communicator>::disconnect,
       .one_host_only = 0,
+      .scales = 0,
+      .allocate = nullptr,
   };
 }
 

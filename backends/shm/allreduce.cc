@@ -15,6 +15,14 @@ base::Reduction reduction_of(const khorus_op& op, size_t count) {
 
 size_t pieces_of(size_t count, size_t piece) { return (count + piece - 1) / piece; }
 
+// What is reduced at once, so that it is still in the first caches when it is scaled.
+constexpr size_t kBlockBytes = 64 * 1024;
+
+void scale(const khorus_op& op, void* data, size_t count) {
+  if (op.scale == 0.0 || op.scale == 1.0) return;
+  base::scale(static_cast<DataType>(op.dtype), data, count, op.scale);
+}
+
 }  // namespace
 
 void Collectives::allreduce(const khorus_op& op) {
@@ -25,8 +33,9 @@ void Collectives::allreduce(const khorus_op& op) {
   for (size_t start = 0; start < op.count; start += block) {
     signals_.check();
     sources_[0] = input_at(op, start * width_of(op));
-    base::reduce(reduction_of(op, std::min(block, op.count - start)),
-                 output_at(op, start * width_of(op)), sources_);
+    const size_t count = std::min(block, op.count - start);
+    base::reduce(reduction_of(op, count), output_at(op, start * width_of(op)), sources_);
+    scale(op, output_at(op, start * width_of(op)), count);
   }
 }
 
@@ -35,11 +44,90 @@ void Collectives::allreduce_small(const khorus_op& op, size_t bytes) {
   signals_.wait_all(signals_.now());
   for (size_t r = 0; r < ranks(); ++r) sources_[r] = small_from(op, static_cast<int>(r), slot);
   base::reduce(reduction_of(op, op.count), op.output, sources_);
+  scale(op, op.output, op.count);
+}
+
+void Collectives::allreduce_large(const khorus_op& op) {
+  if (find_memory(op)) return allreduce_direct(op);
+  allreduce_staged(op);
+}
+
+// One tick. What is read here is read again by nobody: all decide alike.
+bool Collectives::find_memory(const khorus_op& op) {
+  const size_t width = width_of(op);
+  const size_t bytes = op.count * width;
+  Place mine;
+  if (op.input == op.output) mine = arenas_.place_of(op.output, bytes);
+  const size_t set = next_place_;
+  next_place_ ^= 1;
+  signals_.wait_all(place_free_[set]);
+  std::memcpy(own(layout_.place(set)), &mine, sizeof(mine));
+  place_free_[set] = signals_.now() + 2;
+  signals_.tick(signals_.now() + 1);
+  signals_.wait_all(signals_.now());
+  bool everywhere = mine.arena != 0;
+  for_each_peer([&](int peer) {
+    Place theirs;
+    std::memcpy(&theirs, of(peer, layout_.place(set)), sizeof(theirs));
+    arenas_.hear_of(peer, theirs);
+    everywhere = everywhere && theirs.arena != 0;
+    if (!everywhere) return;
+    memory_[static_cast<size_t>(peer)] = arenas_.memory_of(peer, theirs, bytes, width);
+  });
+  return everywhere;
+}
+
+// Nobody reads a rank's slice of its own memory before it has reduced it, and of a peer's slice
+// only that peer reads anything, before it has reduced it. So all writes are to memory that nobody
+// else looks at.
+void Collectives::allreduce_direct(const khorus_op& op) {
+  const size_t width = width_of(op);
+  const size_t piece_elements = layout_.direct_piece_bytes() / width;
+  const Cut cut{.width = width,
+                .count = op.count,
+                .piece_elements = piece_elements,
+                .pieces = pieces_of(op.count, piece_elements)};
+  const uint64_t base = signals_.now();
+  for (size_t piece = 0; piece < cut.pieces; ++piece) {
+    signals_.check();
+    reduce_direct(op, cut, piece);
+    signals_.tick(base + piece + 1);
+    if (piece > 0) collect_direct(op, cut, piece - 1, base + piece);
+  }
+  collect_direct(op, cut, cut.pieces - 1, base + cut.pieces);
+  signals_.tick(base + cut.pieces + 1);
+  signals_.wait_all(signals_.now());
+}
+
+void Collectives::reduce_direct(const khorus_op& op, const Cut& cut, size_t piece) {
+  const Slice slice = slice_of(cut, piece, rank_);
+  const size_t start = piece * cut.piece_elements * cut.width + slice.offset;
+  const size_t block = kBlockBytes / cut.width;
+  memory_[static_cast<size_t>(rank_)] = output_at(op, 0);
+  for (size_t done = 0; done < slice.elements; done += block) {
+    const size_t count = std::min(block, slice.elements - done);
+    const size_t at = start + done * cut.width;
+    for (size_t r = 0; r < ranks(); ++r) sources_[r] = memory_[r] + at;
+    base::reduce(reduction_of(op, count), output_at(op, at), sources_);
+    scale(op, output_at(op, at), count);
+  }
+}
+
+void Collectives::collect_direct(const khorus_op& op, const Cut& cut, size_t piece,
+                                 uint64_t reduced_at) {
+  for_each_peer([&](int peer) {
+    signals_.wait(peer, reduced_at);
+    const Slice slice = slice_of(cut, piece, peer);
+    if (slice.elements == 0) return;
+    const size_t at = piece * cut.piece_elements * cut.width + slice.offset;
+    std::memcpy(output_at(op, at), memory_[static_cast<size_t>(peer)] + at,
+                slice.elements * cut.width);
+  });
 }
 
 // Slices of piece k are copied after the tick of its reduction and before the next one, so a clock
 // beyond that says that its rank is through with them.
-void Collectives::allreduce_large(const khorus_op& op) {
+void Collectives::allreduce_staged(const khorus_op& op) {
   const size_t width = width_of(op);
   const size_t piece_elements = layout_.piece_bytes() / width;
   const Cut cut{.width = width,
@@ -86,6 +174,7 @@ void Collectives::reduce_slice(const khorus_op& op, const Cut& cut, size_t piece
   }
   std::byte* const result = own(layout_.result(piece % 2));
   base::reduce(reduction_of(op, slice.elements), result, sources_);
+  scale(op, result, slice.elements);
   std::memcpy(output_at(op, offset), result, slice.elements * cut.width);
 }
 

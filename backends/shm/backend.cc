@@ -28,6 +28,8 @@ constexpr khorus_backend kBackend = [] {
   khorus_backend backend =
       cpu_backend<Communicator>("shm", "shared memory of one host, " KHORUS_VERSION_STRING, probe);
   backend.one_host_only = 1;
+  backend.scales = 1;
+  backend.allocate = Edge<Communicator>::allocate;
   return backend;
 }();
 

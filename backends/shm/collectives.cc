@@ -60,14 +60,16 @@ std::string describe(const Header& header) {
 }  // namespace
 
 Collectives::Collectives(int rank, const Layout& layout, const std::vector<std::byte*>& segments,
-                         Signals& signals)
+                         Signals& signals, Arenas& arenas)
     : rank_(rank),
       layout_(layout),
       segments_(segments),
       signals_(signals),
+      arenas_(arenas),
       posted_(segments.size(), 0),
       taken_(segments.size(), 0),
-      sources_(segments.size()) {}
+      sources_(segments.size()),
+      memory_(segments.size()) {}
 
 void Collectives::run(const khorus_op& op) {
   switch (static_cast<OpKind>(op.kind)) {

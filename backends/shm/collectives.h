@@ -5,6 +5,9 @@
 // pieces, and what is staged of one piece is read while the next one is put in:
 //   allreduce      a rank stages what others reduce, reduces its slice of the piece from its own
 //                  input and the others' staging in rank order, and everybody copies the slices
+//                  Where all ranks' tensors lie in arenas (arenas.h), in place, nothing is staged:
+//                  a rank reduces its slice of everybody's memory into its own, whence others copy
+//                  it
 //   reducescatter  the first half of that
 //   allgather, broadcast   whoever has a piece stages it, who needs it copies it
 //   alltoall, sendrecv     letter boxes for each pair (mail.cc)
@@ -15,9 +18,13 @@
 // A rank ticks for the first time in an operation only when it is through with all earlier ones.
 // In a large operation of K pieces a rank stages piece 0 and ticks 1; then for every piece k it
 // stages piece k + 1 and ticks 2k + 2, works on piece k as others have staged it and ticks 2k + 3
-// (Pace). So it waits for what others have done a piece ago, and never in a circle.
+// (Pace). So it waits for what others have done a piece ago, and never in a circle. A large
+// allreduce ticks once before that, when it has said where its memory is; if that is in arenas
+// everywhere, then once for every piece that it has reduced, and once when it has collected all:
+// memory that others read is given back only when all are there.
 //
-// Nothing in shared memory is believed: sizes and places follow from the operation and the layout.
+// Nothing in shared memory is believed: sizes and places follow from the operation and the layout,
+// and a place in an arena is checked.
 // Thread rule: that of Signals. Throws Failure.
 #pragma once
 
@@ -28,6 +35,7 @@
 #include <vector>
 
 #include "backends/operation.h"
+#include "backends/shm/arenas.h"
 #include "backends/shm/layout.h"
 #include "backends/shm/signals.h"
 #include "khorus/backend.h"
@@ -38,7 +46,7 @@ class Collectives {
  public:
   // `segments`: by rank; this rank's own is written to. All must outlive this.
   Collectives(int rank, const Layout& layout, const std::vector<std::byte*>& segments,
-              Signals& signals);
+              Signals& signals, Arenas& arenas);
 
   void run(const khorus_op& op);
 
@@ -79,6 +87,12 @@ class Collectives {
   void allreduce(const khorus_op& op);
   void allreduce_small(const khorus_op& op, size_t bytes);
   void allreduce_large(const khorus_op& op);
+  void allreduce_staged(const khorus_op& op);
+  // True, on all ranks alike: memory_ is everybody's tensors.
+  bool find_memory(const khorus_op& op);
+  void allreduce_direct(const khorus_op& op);
+  void reduce_direct(const khorus_op& op, const Cut& cut, size_t piece);
+  void collect_direct(const khorus_op& op, const Cut& cut, size_t piece, uint64_t reduced_at);
   void stage_slices(const khorus_op& op, const Cut& cut, size_t piece, std::byte* to) const;
   void reduce_slice(const khorus_op& op, const Cut& cut, size_t piece);
   void collect_slices(const khorus_op& op, const Cut& cut, size_t piece, uint64_t reduced_at);
@@ -125,14 +139,18 @@ class Collectives {
   const Layout layout_;
   const std::vector<std::byte*> segments_;
   Signals& signals_;
+  Arenas& arenas_;
   size_t next_slot_ = 0;
+  size_t next_place_ = 0;
   // The tick at which all ranks are through with what the buffer holds.
   std::array<uint64_t, 2> slot_free_{};
+  std::array<uint64_t, 2> place_free_{};
   std::array<uint64_t, 2> staging_free_{};
   std::array<uint64_t, 2> result_free_{};
   std::vector<uint64_t> posted_;  // pieces, by rank
   std::vector<uint64_t> taken_;
   std::vector<const void*> sources_;
+  std::vector<const std::byte*> memory_;  // by rank: of an operation in arenas
 };
 
 }  // namespace khorus::backends::shm

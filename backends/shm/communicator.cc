@@ -86,14 +86,15 @@ void Communicator::start(std::vector<Neighbour> neighbours) {
                        .interrupt = &interrupt_,
                        .process_ended = [this](int peer) { return process_ended(peer); }},
       layout_, segments);
-  collectives_.emplace(rank_, layout_, segments, *signals_);
+  arenas_.emplace(rank_, neighbours_);
+  collectives_.emplace(rank_, layout_, segments, *signals_, *arenas_);
 }
 
-// Nothing is ever sent over a connection after the meeting, so what can be read is its end.
+// Packets may lie there unread (arenas.h), so what can be read says nothing.
 bool Communicator::process_ended(int peer) const {
   const Descriptor& connection = neighbours_[static_cast<size_t>(peer)].connection;
   if (!connection) return false;
-  pollfd poll{connection.get(), POLLIN | POLLRDHUP, 0};
+  pollfd poll{connection.get(), POLLRDHUP, 0};
   return ::poll(&poll, 1, 0) > 0;
 }
 
@@ -115,6 +116,19 @@ Status Communicator::run(const khorus_op& op) {
   leave();
   const Status reason = aborted();
   return reason.ok() ? broken_ : reason;
+}
+
+Result<khorus_memory> Communicator::allocate(size_t bytes) {
+  if (!connected_ || neighbours_.size() == 1) {
+    return Status(StatusCode::kUnavailable, "there is nobody to share memory with");
+  }
+  auto segment = std::make_unique<std::shared_ptr<Segment>>(arenas_->allocate(bytes));
+  khorus_memory memory{};
+  memory.struct_size = sizeof(memory);
+  memory.data = (*segment)->data();
+  memory.owner = segment.release();
+  memory.release = [](void* owner) { delete static_cast<std::shared_ptr<Segment>*>(owner); };
+  return memory;
 }
 
 Status Communicator::explain(const Failure& failure, const std::string& doing) const {

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/shm/arenas.h"
 #include "backends/shm/collectives.h"
 #include "backends/shm/failure.h"
 #include "backends/shm/interrupt.h"
@@ -33,6 +34,7 @@ class Communicator {
 
   Status connect();
   Status run(const khorus_op& op);
+  Result<khorus_memory> allocate(size_t bytes);
   void abort(const std::string& reason);
 
  private:
@@ -55,6 +57,7 @@ class Communicator {
   Interrupt interrupt_;
   std::vector<Neighbour> neighbours_;
   std::optional<Signals> signals_;
+  std::optional<Arenas> arenas_;
   std::optional<Collectives> collectives_;
   bool connected_ = false;
   Status broken_;  // the first failure of run(): there is no second try

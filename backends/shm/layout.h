@@ -3,6 +3,7 @@
 //
 //   header    the owner's clock and what it waits for (signals.h)
 //   mail      two words per other rank: pieces put into its letter box, taken out of that of theirs
+//   places    two words about where a large contribution lies (arenas.h)
 //   slots     two small contributions, each with a header
 //   staging   two pieces of what the owner contributes to a large operation
 //   results   two slices that the owner has reduced
@@ -13,6 +14,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+
+#include "backends/in_process.h"
 
 namespace khorus::backends::shm {
 
@@ -32,11 +35,20 @@ struct MailWords {
   Word taken;
 };
 
+// Where a contribution lies, for the others to read it there. `arena` 0: nowhere they can read.
+struct alignas(64) Place {
+  uint64_t arena = 0;
+  uint64_t offset = 0;
+  uint64_t offered = 0;  // the last arena whose descriptor is on its way to the others
+  Token token{};         // for ranks of one process
+};
+
 class Layout {
  public:
   explicit Layout(int ranks) : ranks_(static_cast<size_t>(ranks)) {
     const size_t words = sizeof(Header) + ranks_ * sizeof(MailWords);
-    slots_ = (words + kPage - 1) / kPage * kPage;
+    places_ = align(words);
+    slots_ = (places_ + 2 * sizeof(Place) + kPage - 1) / kPage * kPage;
     staging_ = slots_ + 2 * kSlotBytes;
     results_ = staging_ + 2 * piece_bytes();
     boxes_ = results_ + 2 * slice_bytes();
@@ -50,11 +62,16 @@ class Layout {
   size_t piece_bytes() const { return std::max<size_t>(kPieceBytes, ranks_ * kLeastSliceBytes); }
   // What one rank reduces of a piece, at most.
   size_t slice_bytes() const { return align(piece_bytes() / ranks_ + kLine); }
+  // Of an operation in arenas: what is reduced should still be in a cache when it is collected.
+  size_t direct_piece_bytes() const {
+    return std::max<size_t>(kDirectPieceBytes, ranks_ * kLeastSliceBytes);
+  }
   size_t box_bytes() const { return std::max(align(kBoxesBytes / ranks_), kPage); }
 
   size_t total_bytes() const { return total_; }
   static constexpr size_t header() { return 0; }
   size_t mail(int peer) const { return sizeof(Header) + index(peer) * sizeof(MailWords); }
+  size_t place(size_t set) const { return places_ + set * sizeof(Place); }
   size_t slot(size_t set) const { return slots_ + set * kSlotBytes; }
   size_t staging(size_t set) const { return staging_ + set * piece_bytes(); }
   size_t result(size_t set) const { return results_ + set * slice_bytes(); }
@@ -65,6 +82,7 @@ class Layout {
  private:
   static constexpr size_t kPage = 4096;
   static constexpr size_t kPieceBytes = 512 * 1024;
+  static constexpr size_t kDirectPieceBytes = 1024 * 1024;
   static constexpr size_t kLeastSliceBytes = 32 * 1024;
   static constexpr size_t kBoxesBytes = 512 * 1024;
 
@@ -72,6 +90,7 @@ class Layout {
   static size_t index(int rank) { return static_cast<size_t>(rank); }
 
   size_t ranks_;
+  size_t places_;
   size_t slots_;
   size_t staging_;
   size_t results_;

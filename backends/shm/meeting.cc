@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "backends/shm/failure.h"
+#include "backends/shm/packet.h"
 #include "core/base/fork_guard.h"
 
 namespace khorus::backends::shm {
@@ -78,35 +79,6 @@ bool equal(const Token& a, const Token& b) {
   unsigned difference = 0;
   for (size_t i = 0; i < a.bytes.size(); ++i) difference |= a.bytes[i] ^ unsigned { b.bytes[i] };
   return difference == 0;
-}
-
-// Receives one packet of `size` bytes, and the descriptor that came with it if there was one and
-// this process may have more. 1: got it; 0: not yet; -1: something else, or the end.
-int receive(int connection, void* bytes, size_t size, Descriptor& passed) {
-  iovec data{.iov_base = bytes, .iov_len = size};
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  // Without the padding, in which a second descriptor would find room that nobody asked for.
-  message.msg_controllen = CMSG_LEN(sizeof(int));
-  ssize_t got = -1;
-  int error = 0;
-  passed = Descriptor::make([&]() -> int {
-    got = ::recvmsg(connection, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    error = errno;
-    const cmsghdr* const header = got < 0 ? nullptr : CMSG_FIRSTHDR(&message);
-    if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
-        header->cmsg_len != CMSG_LEN(sizeof(int))) {
-      return -1;
-    }
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(header), sizeof(fd));
-    return fd;
-  });
-  if (got < 0 && (error == EAGAIN || error == EINTR)) return 0;
-  return got == static_cast<ssize_t>(size) && (message.msg_flags & MSG_TRUNC) == 0 ? 1 : -1;
 }
 
 }  // namespace
@@ -184,25 +156,12 @@ void Meeting::connect_to(int peer, Clock::time_point end) {
 }
 
 void Meeting::introduce(const Descriptor& connection, int peer) const {
-  Packet packet{.magic = kMagic,
-                .rank = options_.rank,
-                .from = own_card_.token,
-                .to = cards_[static_cast<size_t>(peer)].token};
-  iovec data{.iov_base = &packet, .iov_len = sizeof(packet)};
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  const int fd = own_->descriptor();
-  std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+  const Packet packet{.magic = kMagic,
+                      .rank = options_.rank,
+                      .from = own_card_.token,
+                      .to = cards_[static_cast<size_t>(peer)].token};
   // A packet fits into the buffer of a new connection.
-  if (::sendmsg(connection.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(packet)) {
+  if (!send_packet(connection.get(), &packet, sizeof(packet), own_->descriptor())) {
     throw Failure(Failure::Cause::kGone, peer, "it hung up while connecting: " + text_of(errno));
   }
 }
@@ -257,7 +216,7 @@ void Meeting::accept_guests() {
 bool Meeting::hear(Guest& guest) {
   Packet packet{};
   Descriptor passed;
-  const int heard = receive(guest.connection.get(), &packet, sizeof(packet), passed);
+  const int heard = receive_packet(guest.connection.get(), &packet, sizeof(packet), passed);
   if (heard == 0) return true;
   const bool called = guest.expected >= 0;
   const bool in_range =

@@ -23,12 +23,13 @@ class Segment {
   // Of at least `bytes`, zeroed. Throws std::runtime_error.
   static std::shared_ptr<Segment> create(size_t bytes);
   // What another process has created with the same size, for reading. Throws std::runtime_error if
-  // it is anything else.
+  // it is anything else, or cannot be mapped.
   static std::shared_ptr<Segment> adopt(Descriptor descriptor, size_t bytes);
   ~Segment();
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
+  size_t bytes() const { return bytes_; }  // whole pages
   // REQUIRES: create()d.
   std::byte* data() { return data_; }
   const std::byte* data() const { return data_; }

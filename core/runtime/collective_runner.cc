@@ -112,7 +112,7 @@ Status CollectiveRunner::run(const Job& job) {
 
 Status CollectiveRunner::run_allreduce(const Job& job) {
   const wire::Request& request = job.response.tensors.front().request;
-  const Scaling scaling = scaling_of(request);
+  Scaling scaling = scaling_of(request);
   const DataType dtype = request.dtype;
   std::vector<Piece> pieces;
   pieces.reserve(job.works.size());
@@ -131,6 +131,10 @@ Status CollectiveRunner::run_allreduce(const Job& job) {
 
   khorus_op op = operation_of(job);
   op.count = bytes / element_size(dtype);
+  // While the sums are in its caches, and each on one rank only. 0 is the engine's.
+  if (options_.backend->scales != 0 && scaling.after != 0.0) {
+    op.scale = std::exchange(scaling.after, 1.0);
+  }
   if (adjacent(pieces)) {
     std::byte* const output = pieces.front().output;
     op.input = pieces.front().input;

@@ -62,7 +62,21 @@ void DataPlane::abort(const std::string& reason) {
   if (comm_ != nullptr) options_.backend->abort(comm_, reason.c_str());
 }
 
+std::shared_ptr<void> DataPlane::allocate(size_t bytes) {
+  const std::lock_guard lock(lending_mutex_);
+  if (comm_ == nullptr || options_.backend->allocate == nullptr) return nullptr;
+  khorus_memory memory{};
+  memory.struct_size = sizeof memory;
+  khorus_error error = empty_error();
+  if (options_.backend->allocate(comm_, bytes, &memory, &error) != 0) {
+    options_.logger->debug(std::string(options_.backend->name) + ": " + error.message);
+    return nullptr;
+  }
+  return std::shared_ptr<void>(memory.data, [memory](void*) { memory.release(memory.owner); });
+}
+
 void DataPlane::disconnect() {
+  const std::lock_guard lending(lending_mutex_);
   const std::lock_guard lock(mutex_);
   if (comm_ != nullptr) options_.backend->disconnect(std::exchange(comm_, nullptr));
 }

@@ -47,6 +47,9 @@ class DataPlane {
   Status connect();
   void abort(const std::string& reason);
   void disconnect();
+  // The backend's memory, see khorus_backend.allocate; null where it has none. Any thread, after
+  // connect().
+  std::shared_ptr<void> allocate(size_t bytes);
 
   const khorus_backend& backend() const noexcept { return *options_.backend; }
   khorus_comm* comm() const noexcept { return comm_; }
@@ -60,7 +63,8 @@ class DataPlane {
 
   const Options options_;
   khorus_host host_{};
-  std::mutex mutex_;  // abort() against disconnect()
+  std::mutex lending_mutex_;  // allocate() against disconnect(), not against abort()
+  std::mutex mutex_;          // abort() against disconnect()
   khorus_comm* comm_ = nullptr;
 };
 

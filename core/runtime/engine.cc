@@ -3,8 +3,10 @@
 
 #include <unistd.h>
 
+#include <cstring>
 #include <utility>
 
+#include "core/runtime/fusion_buffer.h"
 #include "core/runtime/operation_check.h"
 
 namespace khorus {
@@ -114,6 +116,15 @@ std::string EngineImpl::metrics_text() const {
 Status EngineImpl::dump_flight_recorder(const std::string& path) const {
   Status status = check_process();
   return status.ok() ? core_->dump_flight_recorder(path) : status;
+}
+
+std::shared_ptr<void> EngineImpl::allocate(size_t bytes, ProcessSetId process_set) {
+  const ProcessGroupPtr group = check_process().ok() ? core_->group(process_set) : nullptr;
+  std::shared_ptr<void> memory = group == nullptr ? nullptr : group->allocate(bytes);
+  if (memory != nullptr) return memory;
+  memory = allocate_aligned(bytes);
+  if (memory != nullptr) std::memset(memory.get(), 0, bytes);
+  return memory;
 }
 
 // ---- operations: how each of them is submitted is in engine_operations.cc ----

@@ -46,6 +46,10 @@ class ProcessGroup {
   CollectiveRunner& runner() noexcept { return *runner_; }
   const CollectiveRunner& runner() const noexcept { return *runner_; }
   const khorus_backend& backend() const noexcept { return plane_->backend(); }
+  // See DataPlane::allocate.
+  std::shared_ptr<void> allocate(size_t bytes) {
+    return connected() ? plane_->allocate(bytes) : nullptr;
+  }
   bool connected() const noexcept { return connected_.load(std::memory_order_acquire); }
 
   // The communicator, now or once it is open, fails with this reason.

@@ -1,7 +1,9 @@
 // bench_backend: times allreduce on a backend itself, without the engine, and memcpy beside it.
 //
 //   bench_backend [--backend shm] [--ranks 2] [--type float32] [--least 4]
-//                 [--most 67108864] [--seconds 0.2]
+//                 [--most 67108864] [--seconds 0.2] [--arena 1]
+//
+// With --arena the tensor lies in memory that the backend lends.
 //
 // Every rank is a process. For every size, blocks of allreduce and of memcpy of the same bytes by
 // all ranks at once alternate, so that what else the machine does touches both; the table has the
@@ -20,6 +22,7 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -41,6 +44,7 @@ struct Options {
   khorus::DataType type = khorus::DataType::kFloat32;
   size_t least = 4, most = size_t{64} << 20;
   double seconds = 0.2;
+  bool arena = false;
 };
 
 // What the ranks share beside what they measure: the exchange, and rank 0's choice of rounds.
@@ -102,12 +106,12 @@ class Bench {
     const size_t width = element_size(self_.options.type);
     const size_t count = std::max<size_t>(1, bytes / width);
     bytes = count * width;
-    data_.assign(bytes, 0);
+    make_data(bytes);
     copy_.assign(bytes, 0);
     const size_t wrong = count_wrong(count);
     const auto reduce = [&] { allreduce(count, khorus::ReduceOp::kMax); };
     const auto copy = [&] {
-      std::memcpy(copy_.data(), data_.data(), bytes);
+      std::memcpy(copy_.data(), data_.get(), bytes);
       asm volatile("" : : "r"(copy_.data()) : "memory");
     };
     const double once = time_block(self_, 3, reduce);
@@ -135,6 +139,22 @@ class Bench {
   }
 
  private:
+  void make_data(size_t bytes) {
+    size_ = bytes;
+    data_.reset();
+    if (self_.options.arena && backend_.allocate != nullptr) {
+      khorus_memory memory{};
+      memory.struct_size = sizeof(memory);
+      khorus_error error{};
+      check(backend_.allocate(comm_, bytes, &memory, &error), error);
+      data_ = {static_cast<unsigned char*>(memory.data),
+               [memory](unsigned char*) { memory.release(memory.owner); }};
+    } else {
+      data_ = std::shared_ptr<unsigned char>(new unsigned char[bytes](),
+                                             std::default_delete<unsigned char[]>());
+    }
+  }
+
   void allreduce(size_t count, khorus::ReduceOp reduce_op) {
     khorus_op op{};
     op.struct_size = sizeof(op);
@@ -142,7 +162,7 @@ class Bench {
     op.dtype = static_cast<uint8_t>(self_.options.type);
     op.reduce_op = static_cast<uint8_t>(reduce_op);
     op.sequence = sequence_++;
-    op.input = op.output = data_.data();
+    op.input = op.output = data_.get();
     op.count = count;
     khorus_error error{};
     check(backend_.run(comm_, &op, &error), error);
@@ -153,19 +173,19 @@ class Bench {
     std::vector<std::vector<unsigned char>> inputs;
     std::vector<const void*> sources;
     for (int r = 0; r < self_.options.ranks; ++r) {
-      std::vector<unsigned char>& input = inputs.emplace_back(data_.size());
+      std::vector<unsigned char>& input = inputs.emplace_back(size_);
       for (size_t i = 0; i < input.size(); ++i) {
         input[i] = static_cast<unsigned char>((i * 7 + static_cast<size_t>(r) * 3) % 61);
       }
       sources.push_back(input.data());
     }
-    std::vector<unsigned char> expected(data_.size());
+    std::vector<unsigned char> expected(size_);
     khorus::base::reduce({self_.options.type, khorus::ReduceOp::kSum, count}, expected.data(),
                          sources);
-    data_ = inputs[static_cast<size_t>(self_.rank)];
+    std::memcpy(data_.get(), inputs[static_cast<size_t>(self_.rank)].data(), size_);
     allreduce(count, khorus::ReduceOp::kSum);
     size_t wrong = 0;
-    for (size_t i = 0; i < expected.size(); ++i) wrong += expected[i] != data_[i] ? 1 : 0;
+    for (size_t i = 0; i < expected.size(); ++i) wrong += expected[i] != data_.get()[i] ? 1 : 0;
     return wrong;
   }
 
@@ -173,7 +193,8 @@ class Bench {
   const khorus_backend& backend_;
   khorus_comm* const comm_;
   uint64_t sequence_ = 0;
-  std::vector<unsigned char> data_;
+  std::shared_ptr<unsigned char> data_;
+  size_t size_ = 0;  // of it, in bytes
   std::vector<unsigned char> copy_;
 };
 
@@ -202,8 +223,9 @@ void run_rank(const Rank& self) {
   check(backend->open(&group, &comm, &error), error);
   check(backend->connect(comm, &error), error);
   if (self.rank == 0) {
-    std::printf("# %s (%s), %d ranks, in place; memcpy of the same bytes by all ranks at once\n",
-                backend->name, backend->version, self.options.ranks);
+    std::printf("# %s (%s), %d ranks, in place%s; memcpy of the same bytes by all ranks at once\n",
+                backend->name, backend->version, self.options.ranks,
+                self.options.arena ? " in an arena" : "");
     std::printf("%12s %12s %10s %6s %10s %8s %8s %7s %10s %7s %7s %7s\n", "size(B)", "count",
                 "type", "redop", "time(us)", "algbw", "busbw", "#wrong", "memcpy(us)", "ratio",
                 "least", "most");
@@ -231,6 +253,8 @@ Options parse(int argc, char** argv) {
       options.most = std::stoul(value);
     } else if (flag == "--seconds") {
       options.seconds = std::stod(value);
+    } else if (flag == "--arena") {
+      options.arena = std::stoi(value) != 0;
     } else if (flag == "--type") {
       int type = 0;
       while (type < khorus::kDataTypeCount && to_string(khorus::DataType(type)) != value) ++type;

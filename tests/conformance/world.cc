@@ -81,7 +81,20 @@ Status Member::allreduce(const Allreduce& what, const void* input, void* output)
   op.input = input;
   op.output = output;
   op.count = what.count;
+  op.scale = what.scale;
   return run(op);
+}
+
+std::shared_ptr<std::byte> Member::allocate(size_t bytes) {
+  if (backend_.allocate == nullptr) return nullptr;
+  khorus_memory memory{};
+  memory.struct_size = sizeof(memory);
+  khorus_error error{};
+  const int32_t code = backend_.allocate(comm_, bytes, &memory, &error);
+  EXPECT_EQ(code, 0) << error.message;
+  if (code != 0) return nullptr;
+  return {static_cast<std::byte*>(memory.data),
+          [memory](std::byte*) { memory.release(memory.owner); }};
 }
 
 Status Member::allgather(DataType dtype, const std::vector<uint64_t>& counts, const void* input,

@@ -54,6 +54,7 @@ class Member {
     DataType dtype;
     ReduceOp op;
     size_t count;
+    double scale = 1.0;  // of a backend that `scales`
   };
   Status allreduce(const Allreduce& what, const void* input, void* output);
   Status allgather(DataType dtype, const std::vector<uint64_t>& counts, const void* input,
@@ -74,6 +75,8 @@ class Member {
     size_t recv_count;
   };
   Status sendrecv(const SendRecv& what, const void* input, void* output);
+  // The backend's memory, zeroed; null if it lends none.
+  std::shared_ptr<std::byte> allocate(size_t bytes);
   // A sum of one int32, to see whether the communicator works.
   Status ping();
 

@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define KHORUS_BACKEND_ABI 2
+#define KHORUS_BACKEND_ABI 3
 
 /* An error, filled in by the side that fails. `code` is a khorus::StatusCode (0: ok); `rank` is the
  * global rank it is about, or -1; `message` ends with a NUL. */
@@ -62,7 +62,18 @@ typedef struct khorus_op {
   /* sendrecv: the other rank in the group, never this one. Both send `input` to each other at the
    * same time; only these two ranks take part. input and output do not overlap. */
   int32_t peer;
+  /* Since ABI 3. allreduce, of a backend that `scales`: every reduced element is multiplied by
+   * this, as a second step with its own rounding; 0 and 1: it is left as it is. */
+  double scale;
 } khorus_op;
+
+/* Memory that a backend lends: see khorus_backend.allocate. */
+typedef struct khorus_memory {
+  uint32_t struct_size;
+  void* data;  /* aligned to 64 bytes, zeroed */
+  void* owner; /* the argument of release */
+  void (*release)(void* owner);
+} khorus_memory;
 
 /* What the engine lends to a backend while a communicator lives. */
 typedef struct khorus_host {
@@ -127,6 +138,15 @@ typedef struct khorus_backend {
   /* Since ABI 2. Whether all ranks of the group must share memory (`shm`): one machine, one network
    * namespace. */
   int32_t one_host_only;
+
+  /* Since ABI 3. Whether `run` does the scaling of khorus_op.scale (1), or the engine (0). */
+  int32_t scales;
+  /* Optional (NULL: none). Memory in which this communicator's operations need fewer copies than
+   * elsewhere; ranks may differ in what they keep there. After connect, from any thread, also while
+   * `run` works. The memory is the caller's until `release`, once, from any thread; it may outlive
+   * the communicator. Returns 0, or a code with the reason: then ordinary memory will do. */
+  int32_t (*allocate)(khorus_comm* comm, uint64_t bytes, khorus_memory* memory,
+                      khorus_error* error);
 } khorus_backend;
 
 /* The one exported symbol. The struct lives as long as the plugin is loaded. */

@@ -77,6 +77,14 @@ class KHORUS_API Engine {
   virtual const std::string& backend_name() const noexcept = 0;
   virtual EngineStats stats() const = 0;
 
+  // At least `bytes` of memory, aligned to 64 bytes and zeroed, for tensors that the set's ranks
+  // will reduce. What lies there is reduced without a copy where the backend can (shm), and tensors
+  // that are submitted together and lie next to each other are not packed. Never less than ordinary
+  // memory; null when there is none. It belongs to who holds it, and outlives shutdown(); a forked
+  // child must not touch it. Ranks need not agree on what lies where.
+  virtual std::shared_ptr<void> allocate(size_t bytes,
+                                         ProcessSetId process_set = kGlobalProcessSet) = 0;
+
   // All of these return at once. A wrong argument gives a Work that is done with InvalidArgument
   // or DuplicateName, and nothing was sent. `input` and `output` must stay valid until the Work is
   // done (or be kept alive by their owner); output may be the input.

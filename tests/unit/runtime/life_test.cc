@@ -118,6 +118,51 @@ TEST_P(Life, WorksOutliveTheEngine) {
   });
 }
 
+// Neighbours in lent memory are reduced where they lie: nothing but what they cover is written.
+TEST_P(Life, LentMemoryIsReducedInPlaceAndOutlivesTheEngine) {
+  constexpr size_t kCount = 50000;
+  Ranks ranks(3, GetParam());
+  ranks.run_bare([&](int rank) {
+    std::shared_ptr<void> memory;
+    {
+      auto engine = Engine::create(ranks.options(rank));
+      ASSERT_TRUE(engine.ok());
+      memory = (*engine)->allocate(3 * kCount * sizeof(float));
+      ASSERT_NE(memory, nullptr);
+      auto* const values = static_cast<float*>(memory.get());
+      EXPECT_EQ(std::count(values, values + 3 * kCount, 0.0F), std::ptrdiff_t{3 * kCount});
+      std::fill_n(values, 2 * kCount, static_cast<float>(rank));
+      std::vector<NamedTensor> tensors;
+      for (size_t i = 0; i < 2; ++i) {
+        TensorView view;
+        view.data = values + i * kCount;
+        view.shape = {kCount};
+        view.owner = memory;
+        tensors.push_back({"t" + std::to_string(i), view, view});
+      }
+      for (int step = 0; step < 4; ++step) {
+        const auto works = (*engine)->grouped_allreduce_async("g", tensors, {});
+        ASSERT_TRUE(wait_all(works).ok());
+      }
+    }
+    const auto* const values = static_cast<const float*>(memory.get());
+    EXPECT_EQ(std::count(values, values + 2 * kCount, 1.0F), std::ptrdiff_t{2 * kCount});
+    EXPECT_EQ(std::count(values + 2 * kCount, values + 3 * kCount, 0.0F), std::ptrdiff_t{kCount});
+  });
+}
+
+TEST_P(Life, MemoryIsLentInASetAndToWhoIsInNone) {
+  Ranks(3, GetParam()).run([](Engine& engine) {
+    const auto set = engine.add_process_set({0, 2});
+    ASSERT_TRUE(set.ok());
+    for (const ProcessSetId id : {*set, ProcessSetId{77}}) {
+      const std::shared_ptr<void> memory = engine.allocate(5, id);
+      ASSERT_NE(memory, nullptr);
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.get()) % 64, 0U);
+    }
+  });
+}
+
 TEST(Start, TimesOutNamingWhoDidNotCome) {
   Ranks ranks(3, {}, [](EngineOptions* options) { options->config.start_timeout_s = 0.3; });
   ranks.run_bare([&](int rank) {
