@@ -95,8 +95,10 @@ void Truth::judge_join(int rank, const std::vector<int>& missing, TimeUs now) {
       fail(at(rank, now) + "does not say that rank " + std::to_string(other) + " has not joined");
     }
     for (const auto& [key, submitted] : ranks_[index].pending) {
-      // What fails with its group or goes with its set the root may never hear of.
-      const bool heard = submitted.request.group.empty() && submitted.request.process_set == 0;
+      // What fails with its group, goes with its set or lies behind a lost rank the root may never
+      // hear of.
+      const bool heard = lost_.empty() && submitted.request.group.empty() &&
+                         submitted.request.process_set == kGlobalProcessSet;
       if (!heard || submitted.at <= quiet_since || submitted.at >= now - news_bound_us_) continue;
       fail(at(rank, now) + "says that a join waits for others, but rank " + std::to_string(other) +
            " submitted " + key + " at " + std::to_string(submitted.at) + " us");
