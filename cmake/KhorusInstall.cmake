@@ -49,6 +49,11 @@ if(NOT KHORUS_STATIC_BACKENDS)
   endforeach()
 endif()
 
+# The wheel: the same tree, inside the package.
+if(SKBUILD AND TARGET khorus_python)
+  install(TARGETS khorus_python LIBRARY DESTINATION .)
+endif()
+
 # What a user runs, without the tests: `make train` builds this alone.
 add_custom_target(khorus_programs)
 foreach(part khorus khorus_torch khorus_python khorusrun train_lm train_lstm_lm train_image
