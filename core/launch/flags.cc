@@ -26,6 +26,10 @@ constexpr Flag kFlags[] = {
      "KHORUS_BACKEND or --backend says otherwise."},
     {"--mpi-args", "ARGUMENTS", kMpiArguments,
      "With --mpi: more arguments for mpirun, in one word: --mpi-args=\"--map-by socket\"."},
+    {"--as-horovod", "", kAsHorovod,
+     "For Python programs written for Horovod: `import horovod.torch` and its kin become Khorus."},
+    {"--python-package", "DIR", kPythonPackage,
+     "Where the Python package khorus is, for --as-horovod. Default: beside this program."},
     {"-v, --verbose", "", kVerbose, "Say what the launcher does."},
     {"-cb, --check-build", "", kCheckBuild, "Print what this installation can do, and exit."},
     {"--version", "", kVersion, "Print the version, and exit."},
@@ -45,7 +49,6 @@ constexpr Flag kFlags[] = {
     {"--tcp, --tcp-flag", "", kNotBuilt, "Spectrum MPI."},
     {"--binding-args, --thread-affinity", "ARGUMENTS", kNotBuilt, "Binding to cores."},
     {"--config-file", "FILE", kNotBuilt, "Options from a file."},
-    {"--as-horovod", "", kNotBuilt, "Running an unmodified Horovod script."},
     {"--min-np, --min-num-proc, --max-np, --max-num-proc, --slots-per-host, --reset-limit, "
      "--max-restarts, --elastic-timeout, --host-discovery-script, --blacklist-cooldown-range, "
      "--cooldown-range",

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "core/base/status_page.h"
+#include "core/launch/horovod_names.h"
 #include "core/launch/mpirun.h"
 #include "core/launch/program.h"
 #include "khorus/options.h"
@@ -125,7 +126,7 @@ std::vector<std::string> names_to_forward(const Variables& variables) {
   std::vector<std::string> names;
   for (const auto& [name, value] : variables) {
     if (name.starts_with("KHORUS_") || name.starts_with("HOROVOD_") || name == "OMP_NUM_THREADS" ||
-        name == "PYTHONUNBUFFERED" || name == "LD_LIBRARY_PATH") {
+        name == "PYTHONUNBUFFERED" || name == "PYTHONPATH" || name == "LD_LIBRARY_PATH") {
       names.push_back(name);
     }
   }
@@ -170,6 +171,12 @@ Result<Variables> job_environment(const LaunchOptions& options, const std::strin
     variables.emplace("KHORUS_BACKEND", "mpi");
   }
   variables["KHORUS_JOB_ID"] = job_id;
+  if (options.as_horovod) {
+    const Result<std::string> names = horovod_names(options.python_package);
+    if (!names.ok()) return names.status();
+    std::string& path = variables["PYTHONPATH"];
+    path = *names + (path.empty() ? "" : ":" + path);
+  }
   Variables to_check = variables;
   std::erase_if(to_check, [](const auto& variable) {  // stale places that the ranks' own will hide
     return variable.first.starts_with("HOROVOD_") &&

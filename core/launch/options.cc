@@ -152,6 +152,12 @@ class Parser {
       case FlagAction::kMpiArguments:
         options_.mpi_args = text;
         break;
+      case FlagAction::kAsHorovod:
+        options_.as_horovod = true;
+        break;
+      case FlagAction::kPythonPackage:
+        options_.python_package = text;
+        break;
       case FlagAction::kDisableCache:
         options_.environment["KHORUS_CACHE_CAPACITY"] = "0";
         break;

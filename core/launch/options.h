@@ -26,6 +26,8 @@ struct LaunchOptions {
   bool verbose = false;
   bool mpi = false;                                // through Open MPI's mpirun
   std::string mpi_args;                            // more words for it
+  bool as_horovod = false;                         // `import horovod` finds Khorus
+  std::string python_package;                      // where that is; empty: beside khorusrun
   std::map<std::string, std::string> environment;  // of knobs given as flags
   std::vector<std::string> program;                // and its arguments, untouched
 };
@@ -45,6 +47,8 @@ enum class FlagAction : uint8_t {
   kVerbose,
   kMpi,
   kMpiArguments,
+  kAsHorovod,
+  kPythonPackage,
   kNodes,
   kNodeRank,
   kDisableCache,

@@ -28,6 +28,7 @@ from khorus.process_sets import (
     remove_process_set,
 )
 from khorus.reduce_ops import Adasum, Average, Max, Min, Product, ReduceOp, Sum
+from khorus.runner import run
 
 __all__ = [
     "Adasum",
@@ -51,5 +52,6 @@ __all__ = [
     "join",
     "reducescatter",
     "remove_process_set",
+    "run",
 ]
 __all__ += basics.__all__

@@ -31,4 +31,6 @@ def main() -> NoReturn:
     if path.split(os.pathsep)[0] != folder:
         os.environ["PATH"] = folder + os.pathsep + path
     program = str(khorusrun_path())
-    os.execv(program, [program, *sys.argv[1:]])
+    # In an editable installation the modules are not beside the program.
+    package = ["--python-package", str(Path(__file__).resolve().parent)]
+    os.execv(program, [program, *package, *sys.argv[1:]])

@@ -85,7 +85,7 @@ TEST(Options, WhatIsNotBuiltSaysSo) {
   for (const char* flag :
        {"--jsrun", "--min-np", "--max-np", "--host-discovery-script", "--elastic-timeout",
         "--reset-limit", "--slots-per-host", "--ssh-port", "--config-file",
-        "--hierarchical-allreduce", "--blacklist-cooldown-range", "--as-horovod"}) {
+        "--hierarchical-allreduce", "--blacklist-cooldown-range"}) {
     const std::string error = error_of({flag, "1", "-np", "1", "prog"});
     EXPECT_TRUE(contains(error, flag) && contains(error, "not built yet")) << error;
   }
@@ -94,6 +94,12 @@ TEST(Options, WhatIsNotBuiltSaysSo) {
   EXPECT_TRUE(contains(error_of({"--nnodes", "2", "-np", "1", "p"}), "more than one host"));
   EXPECT_EQ(parsed({"--nnodes=1", "--node-rank=0", "--gloo", "-np", "1", "p"}).processes, 1);
   EXPECT_EQ(parsed({"-H", host_name() + ":2", "p"}).processes, 2);
+}
+
+TEST(Options, AsHorovod) {
+  const LaunchOptions options = parsed({"--as-horovod", "--python-package", "/p", "-np", "1", "x"});
+  EXPECT_TRUE(options.as_horovod);
+  EXPECT_EQ(options.python_package, "/p");
 }
 
 TEST(Options, MpirunHasArgumentsOfItsOwn) {

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from no_rank import engine, still_usable  # noqa: F401
+
 SOURCE = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ["KHORUS_TEST_BUILD"])
 BOUND_S = 500
@@ -37,16 +39,6 @@ if khorus.gloo_enabled():
         print("gloo", *{line.split()[-1] for line in maps if "libgloo.so" in line})
 print("khorus of", khorus.__file__)
 """
-
-
-@pytest.fixture(scope="session", autouse=True)
-def engine() -> None:
-    """This process is no rank."""
-
-
-@pytest.fixture(autouse=True)
-def still_usable() -> None:
-    """Nor has it an engine."""
 
 
 def said(*command: str | Path, folder: Path = SOURCE) -> str:
