@@ -29,11 +29,12 @@ def open_mpi(bench: Bench) -> Any:
     return {row["bytes"]: row["p50_us"] for row in json.loads(result.read_text())}
 
 
-def raw_backend(bench: Bench, most: int) -> dict[int, dict[str, float]]:
+def raw_backend(bench: Bench, most: int, arena: int) -> dict[int, dict[str, float]]:
+    """Times of bench_backend, in memory that shm lends or in the user's."""
     seconds = 0.02 if bench.smoke else 0.2
     text = bench.run(
         *[bench.binaries / "bench_backend", "--backend", "shm", "--ranks", bench.ranks],
-        *["--least", 65536, "--most", most, "--seconds", seconds],
+        *["--least", 65536, "--most", most, "--seconds", seconds, "--arena", arena],
     )
     rows = [line.split() for line in text.splitlines() if line.strip()[:1].isdigit()]
     if any(row[7] != "0" for row in rows):
@@ -45,26 +46,39 @@ def raw_backend(bench: Bench, most: int) -> dict[int, dict[str, float]]:
 
 
 def bench_raw(bench: Bench) -> Any:
-    """The shm backend without the engine against memcpy and against Open MPI."""
+    """The shm backend without the engine, against memcpy and against Open MPI."""
     most = MIB if bench.smoke else 16 * MIB
-    pairs = [{"shm": raw_backend(bench, most), "mpi": open_mpi(bench)} for _ in range(bench.pairs)]
+    pairs = [
+        {
+            "arena": raw_backend(bench, most, arena=1),
+            "user": raw_backend(bench, most, arena=0),
+            "mpi": open_mpi(bench),
+        }
+        for _ in range(bench.pairs)
+    ]
+    has_mpi = pairs[0]["mpi"] is not None
     rows = []
-    for size in pairs[0]["shm"]:
-        ours = [pair["shm"][size]["us"] for pair in pairs]
-        mpi = [pair["mpi"][size] for pair in pairs] if pairs[0]["mpi"] else []
+    for size in pairs[0]["arena"]:
+        arena = [pair["arena"][size] for pair in pairs]
+        mpi = [pair["mpi"][size] for pair in pairs] if has_mpi else []
         rows.append(
             [
                 f"{size:,}",
-                spread(ours, 1),
-                spread([pair["shm"][size]["memcpy_us"] for pair in pairs], 1),
-                spread([pair["shm"][size]["ratio"] for pair in pairs]),
-                spread(mpi, 1) if mpi else "not installed",
-                spread([b / a for a, b in zip(ours, mpi, strict=True)]) if mpi else "",
+                spread([row["us"] for row in arena], 1),
+                spread([row["ratio"] for row in arena]),
+                spread([pair["user"][size]["us"] for pair in pairs], 1),
+                spread([pair["user"][size]["ratio"] for pair in pairs]),
+                spread(mpi, 1) if has_mpi else "not installed",
+                spread([b / a["us"] for a, b in zip(arena, mpi, strict=True)]) if has_mpi else "",
             ]
         )
     table(
-        f"all-reduce on the shm backend itself, float32, {bench.ranks} ranks, in place",
-        ["bytes", "shm us", "memcpy us", "shm / memcpy", "Open MPI us", "Open MPI / shm"],
+        f"all-reduce on the shm backend itself, float32, {bench.ranks} ranks, in place: in memory "
+        "that it lends (arena) and in the user's; memcpy is of the same bytes by all ranks at once",
+        [
+            *["bytes", "arena us", "arena / memcpy", "user's us", "user's / memcpy"],
+            *["Open MPI us", "Open MPI / arena"],
+        ],
         rows,
     )
     return pairs
