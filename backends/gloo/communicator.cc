@@ -42,7 +42,7 @@ Status Communicator::aborted() const {
 }
 
 Status Communicator::connect() {
-  if (const Status status = aborted(); !status.ok()) return status;
+  if (Status status = aborted(); !status.ok()) return status;
   const NoSigpipe no_sigpipe;
   Status status = mesh_.size() > 1 ? meet() : Status();
   connected_ = status.ok();
@@ -78,7 +78,7 @@ void Communicator::log_where() const {
 }
 
 Status Communicator::run(const khorus_op& op) {
-  if (const Status status = aborted(); !status.ok()) return status;
+  if (Status status = aborted(); !status.ok()) return status;
   if (!broken_.ok()) return broken_;
   if (!connected_) return Status(StatusCode::kInternal, "run before connect");
   const NoSigpipe no_sigpipe;

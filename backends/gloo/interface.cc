@@ -45,7 +45,7 @@ bool is_own_address(const ifaddrs* list, const std::string& text) {
 }  // namespace
 
 std::string choose_interface(const khorus_group& group) {
-  const std::string asked = group.network_interface == nullptr ? "" : group.network_interface;
+  std::string asked = group.network_interface == nullptr ? "" : group.network_interface;
   if (asked.empty() && one_host(group)) return "";
   ifaddrs* list = nullptr;
   if (::getifaddrs(&list) != 0) {

@@ -11,7 +11,7 @@
 
 #include <cerrno>
 
-// NOLINTNEXTLINE(readability-identifier-naming): the name is the C library's.
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name): theirs are reserved names.
 extern "C" __attribute__((visibility("default"))) int getpeername(int fd, struct sockaddr* address,
                                                                   socklen_t* length) noexcept {
   if (::syscall(SYS_getpeername, fd, address, length) == 0) return 0;

@@ -119,7 +119,7 @@ Status Communicator::run_together(const khorus_op& op) {
     place = rank < peer ? 0 : 1;
   }
   Part::prepare(op, rank);
-  if (const Status status = meeting->enter(place, op, timeout_); !status.ok()) return status;
+  if (Status status = meeting->enter(place, op, timeout_); !status.ok()) return status;
   Part(*meeting, place, op).work();
   return meeting->leave();
 }

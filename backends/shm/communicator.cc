@@ -34,7 +34,7 @@ Status Communicator::aborted() const {
 }
 
 Status Communicator::connect() {
-  if (const Status status = aborted(); !status.ok()) return status;
+  if (Status status = aborted(); !status.ok()) return status;
   const Status status = meet();
   connected_ = status.ok();
   if (!connected_) leave();
@@ -99,7 +99,7 @@ bool Communicator::process_ended(int peer) const {
 }
 
 Status Communicator::run(const khorus_op& op) {
-  if (const Status status = aborted(); !status.ok()) return status;
+  if (Status status = aborted(); !status.ok()) return status;
   if (!broken_.ok()) return broken_;
   if (!connected_) return Status(StatusCode::kInternal, "run before connect");
   if (base::fork_generation() != process_) {
