@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "khorus/khorus.h"
+#include "khorus/object_key.h"
 #include "khorus/version.h"
 
 namespace py = pybind11;
@@ -228,6 +229,10 @@ void bind_life(py::module_& m) {
     const Place& place = the_engine().place();
     return std::make_tuple(place.rank, place.size, place.local_rank, place.local_size,
                            place.cross_rank, place.cross_size);
+  });
+  m.def("object_key", [] {
+    const auto key = object_key(the_engine());
+    return py::bytes(reinterpret_cast<const char*>(key.data()), key.size());
   });
   m.def("backend_name", [] { return the_engine().backend_name(); });
   m.def("add_process_set", [](const std::vector<int>& ranks) {

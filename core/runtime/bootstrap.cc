@@ -7,6 +7,7 @@
 #include "core/net/host_meeting.h"
 #include "core/net/in_process_channel.h"
 #include "core/net/job_key.h"
+#include "core/net/mac.h"
 #include "core/net/store_server.h"
 #include "core/net/tcp_channel.h"
 #include "core/net/tcp_store.h"
@@ -161,6 +162,7 @@ Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topo
   meeting.epoch = epoch;
   meeting.missing_ranks = [] { return std::string(); };
   meeting.keep = access->server;
+  meeting.object_key = net::Mac(access->key.bytes()).compute("khorus objects", {});
   return meeting;
 }
 

@@ -7,7 +7,9 @@
 // Thread rule: the thread that creates the engine.
 #pragma once
 
+#include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -23,6 +25,7 @@ namespace khorus::runtime {
 struct Meeting {
   std::unique_ptr<net::ControlChannel> channel;
   uint64_t epoch = 0;
+  std::array<std::byte, 32> object_key{};  // see khorus/object_key.h
   // "ranks 2,5": who has not come yet, as far as one can tell; "" when unknown.
   std::function<std::string()> missing_ranks;
   // What must live until all ranks have greeted each other: a store that this rank serves.

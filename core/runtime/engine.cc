@@ -8,6 +8,7 @@
 
 #include "core/runtime/fusion_buffer.h"
 #include "core/runtime/operation_check.h"
+#include "khorus/object_key.h"
 
 namespace khorus {
 
@@ -271,3 +272,11 @@ wire::Request EngineImpl::request_of(const Call& call, const NamedTensor& member
 }
 
 }  // namespace khorus::runtime
+
+namespace khorus {
+
+std::array<std::byte, 32> object_key(const Engine& engine) {
+  return dynamic_cast<const runtime::EngineImpl&>(engine).object_key();
+}
+
+}  // namespace khorus

@@ -10,6 +10,8 @@
 
 #include <sys/types.h>
 
+#include <array>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -72,6 +74,8 @@ class EngineImpl final : public Engine {
   Status stop_timeline() override;
   std::string metrics_text() const override;
   Status dump_flight_recorder(const std::string& path) const override;
+
+  const std::array<std::byte, 32>& object_key() const noexcept { return core_->object_key(); }
 
  private:
   // What all members of one call have in common.

@@ -141,6 +141,7 @@ Status EngineCore::meet_ranks() {
       meet(options_, topology, host_, std::max(left, std::chrono::milliseconds(1)));
   if (!meeting.ok()) return meeting.status();
   epoch_ = meeting->epoch;
+  object_key_ = meeting->object_key;
   observer_.set_epoch(epoch_);
   missing_ranks_ = std::move(meeting->missing_ranks);
   meeting_ = std::move(meeting->keep);

@@ -6,6 +6,7 @@
 // Thread rule: start() by the creating thread; everything else from any thread.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -56,6 +57,7 @@ class EngineCore {
   Status submit(Batch& batch);
   Status health() const { return coordinator_->health(); }
   EngineStats stats() const;
+  const std::array<std::byte, 32>& object_key() const noexcept { return object_key_; }
   uint64_t next_ticket() noexcept { return next_ticket_.fetch_add(1, std::memory_order_relaxed); }
   // Counts the calls with this key from 0.
   uint64_t next_number(const std::string& key);
@@ -108,6 +110,7 @@ class EngineCore {
   const Clock::time_point start_deadline_;
 
   uint64_t epoch_ = 0;
+  std::array<std::byte, 32> object_key_{};
   std::function<std::string()> missing_ranks_;
   std::shared_ptr<void> meeting_;  // until all have greeted each other
   ProcessGroups groups_;

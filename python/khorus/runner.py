@@ -8,10 +8,7 @@ package cloudpickle; those of the calling script are found by running it again u
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
-import pickle
 import secrets
 import subprocess
 import sys
@@ -20,41 +17,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from khorus.exceptions import HorovodInternalError
+from khorus._signed import opened, signed
 from khorus.launch import khorusrun_path
 
 __all__ = ["run"]
 
-_MAC_BYTES = hashlib.sha256().digest_size
-
-
-def _mac(key: bytes, name: str, data: bytes) -> bytes:
-    return hmac.digest(key, name.encode() + b"\0" + data, "sha256")
-
-
-def _dumps(value: object) -> bytes:
-    try:
-        import cloudpickle
-    except ImportError:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    return bytes(cloudpickle.dumps(value))
-
 
 def write_signed(path: Path, key: bytes, value: object) -> None:
-    data = _dumps(value)
     partial = path.with_suffix(".partial")
-    partial.write_bytes(_mac(key, path.name, data) + data)
+    partial.write_bytes(signed(key, path.name, value))
     partial.rename(path)
 
 
 def read_signed(path: Path, key: bytes) -> Any:
-    data = path.read_bytes()
-    mac, data = data[:_MAC_BYTES], data[_MAC_BYTES:]
-    if not hmac.compare_digest(mac, _mac(key, path.name, data)):
-        raise HorovodInternalError(
-            f"{path} was not written by this job: its MAC is wrong; it was not unpickled"
-        )
-    return pickle.loads(data)
+    return opened(key, path.name, path.read_bytes())
 
 
 def _script_of(func: Callable[..., Any]) -> str | None:

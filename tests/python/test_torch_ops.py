@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
@@ -286,3 +288,25 @@ def test_mistakes() -> None:
                 hvd.allreduce(torch.zeros(2), name="twice")
         hvd.barrier()
         hvd.synchronize(twice or hvd.allreduce_async(torch.zeros(2), name="twice"))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return pytest.fail, ("it was unpickled",)
+
+
+def test_objects_of_another_key_are_not_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from khorus import _core
+    from khorus.torch import functions
+
+    digests = hvd.allgather_object(hashlib.sha256(_core.object_key()).hexdigest())
+    assert len(set(digests)) == 1 and len(_core.object_key()) == 32
+    assert any(_core.object_key()) == (hvd.size() > 1)
+    value = {"a": torch.arange(3), "rank": hvd.rank()}
+    assert hvd.broadcast_object(value, hvd.size() - 1)["rank"] == hvd.size() - 1
+    if hvd.rank() == 0:
+        monkeypatch.setattr(functions, "object_key", lambda: b"x" * 32)
+        hvd.broadcast_object(Bomb(), 0)
+    else:
+        with pytest.raises(hvd.HorovodInternalError, match="MAC is wrong"):
+            hvd.broadcast_object(None, 0)

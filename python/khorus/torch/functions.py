@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import collections.abc
-import io
-import pickle
 from typing import Any
 
 import torch
 
+from khorus._core import object_key
+from khorus._signed import opened, signed
 from khorus.basics import rank
 from khorus.process_sets import ProcessSet, global_process_set
 from khorus.torch.mpi_ops import allgather, broadcast_, broadcast_async_, synchronize
@@ -103,14 +103,12 @@ def broadcast_optimizer_state(
                 optimizer.state[parameters[number]] = of_parameter
 
 
-def _bytes_of(obj: Any) -> torch.Tensor:
-    memory = io.BytesIO()
-    pickle.dump(obj, memory, protocol=pickle.HIGHEST_PROTOCOL)
-    return torch.frombuffer(bytearray(memory.getvalue()), dtype=torch.uint8)
+def _bytes_of(obj: Any, name: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(signed(object_key(), name, obj)), dtype=torch.uint8)
 
 
-def _object_of(tensor: torch.Tensor) -> Any:
-    return pickle.loads(tensor.numpy().tobytes())
+def _object_of(tensor: torch.Tensor, name: str) -> Any:
+    return opened(object_key(), name, tensor.numpy().tobytes())
 
 
 def broadcast_object(
@@ -119,25 +117,26 @@ def broadcast_object(
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
 ) -> Any:
-    """The root's object, pickled on its way. The data plane of Gloo and MPI is not authenticated:
-    use it among hosts and users you trust."""
+    """The root's object, pickled on its way, with a MAC under a key of the job that is verified
+    before unpickling."""
     name = name or "object"
     is_root = rank() == root_rank
-    data = _bytes_of(obj) if is_root else torch.empty(0, dtype=torch.uint8)
+    data = _bytes_of(obj, name) if is_root else torch.empty(0, dtype=torch.uint8)
     length = torch.tensor([data.numel()], dtype=torch.int64)
     broadcast_(length, root_rank, f"{name}.length", process_set)
     if not is_root:
         data = torch.empty(int(length.item()), dtype=torch.uint8)
     broadcast_(data, root_rank, f"{name}.data", process_set)
-    return obj if is_root else _object_of(data)
+    return obj if is_root else _object_of(data, name)
 
 
 def allgather_object(
     obj: Any, name: str | None = None, process_set: ProcessSet = global_process_set
 ) -> list[Any]:
-    """The objects of all ranks of the set, in rank order."""
+    """The objects of all ranks of the set, in rank order. They travel as broadcast_object's."""
     name = name or "objects"
-    data = _bytes_of(obj)
+    data = _bytes_of(obj, f"{name} of {process_set.rank()}")
     lengths = allgather(torch.tensor([data.numel()]), f"{name}.lengths", process_set)
     gathered = allgather(data, f"{name}.data", process_set)
-    return [_object_of(piece) for piece in torch.split(gathered, lengths.tolist())]
+    pieces = torch.split(gathered, lengths.tolist())
+    return [_object_of(piece, f"{name} of {i}") for i, piece in enumerate(pieces)]
