@@ -51,8 +51,14 @@ Output Node::tick(TimeUs now) {
   State& state = *state_;
   if (!state.faulted) {
     if (state.is_root()) {
+      const uint64_t before = state.applied;
       state.decide(now);
-      state.inspect_stalls(now);
+      if (state.applied == before) {
+        state.inspect_stalls(now);
+      } else {
+        // Giving up would take back what was decided just now: not in the same breath.
+        state.stall_deadline = now;
+      }
     } else {
       state.report_to_parent(now);
     }

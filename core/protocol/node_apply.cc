@@ -51,6 +51,9 @@ void Node::State::apply_response(wire::Response response, uint32_t index, bool c
   agreed_operations += response.tensors.size();
   for (size_t i = 0; i < response.tensors.size(); ++i) {
     const wire::ResponseTensor& tensor = response.tensors[i];
+    // An inner node may still remember it (pass_on). What it knows of this name is all over: nobody
+    // submits it again before having applied this.
+    if (!is_root()) table.erase(key_of(tensor.request));
     const ResponseCache::Entry* known = cache.find(key_of(tensor.request));
     if (cached) {
       cache.touch(response.cache_ids[i]);

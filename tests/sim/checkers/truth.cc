@@ -23,6 +23,10 @@ void Truth::submitted(int rank, const Origin& origin,
   if (origin.duplicate || origin.after_end || origin.joined) return;  // refused at once
   judge_join_silence(now);
   busy_until_ = now + news_bound_us_;
+  const bool global = std::all_of(
+      submissions.begin(), submissions.end(),
+      [](const auto& submission) { return submission.request.process_set == kGlobalProcessSet; });
+  if (global) heard_until_ = busy_until_;
   book_.submitted(rank, origin, submissions);
   PerRank& mine = ranks_[static_cast<size_t>(rank)];
   for (const protocol::Submission& submission : submissions) {
@@ -49,6 +53,7 @@ void Truth::executed(int rank, const protocol::Execution&, bool, TimeUs now) {
   if (rank != 0) return;
   judge_join_silence(now);
   busy_until_ = std::max(busy_until_, now);
+  heard_until_ = std::max(heard_until_, now);
 }
 
 void Truth::ticked(int rank, const protocol::Output& output, const NodeView&, TimeUs now) {

@@ -99,6 +99,7 @@ class Truth : public Checker {
   std::unordered_map<std::string, TimeUs> reported_;  // by key: last as stalled
   TimeUs group_failed_at_ = std::numeric_limits<TimeUs>::min() / 2;
   TimeUs busy_until_ = 0;       // until when the root may have heard of something submitted or run
+  TimeUs heard_until_ = 0;      // the same of what it surely hears: not refused with its set gone
   TimeUs join_reported_ = -1;   // last report of a join that waits
   TimeUs reported_more_ = -1;   // last report that left some unnamed
   std::set<std::string> said_;  // mismatch texts that were judged

@@ -112,8 +112,8 @@ void Truth::judge_join_silence(TimeUs now) {
   if (warning == 0 || disturbed_ || !lost_.empty() || now - busy_until_ <= warning) return;
   const bool waits = std::find(joined_.begin(), joined_.end(), true) != joined_.end() &&
                      std::find(joined_.begin(), joined_.end(), false) != joined_.end();
-  if (!waits || join_reported_ >= busy_until_ - news_bound_us_) return;
-  if (reported_more_ >= busy_until_ - news_bound_us_) return;
+  if (!waits || join_reported_ >= heard_until_ - news_bound_us_) return;
+  if (reported_more_ >= heard_until_ - news_bound_us_) return;
   fail(at(0, now) + "a join has waited " + std::to_string(now - busy_until_) +
        " us in which nothing happened, and no report said so; the warning time is " +
        std::to_string(warning) + " us");
