@@ -17,6 +17,10 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help deps build train train-lstm train-image test test-builds soak bench lint clean
 
+# To ccache equal files are equal in every build folder and clone: the wheel's are those of release.
+export CCACHE_BASEDIR := $(CURDIR)
+export CCACHE_NOHASHDIR := 1
+
 JOBS ?= $(shell nproc)
 NP ?= 2
 OUT ?= out/train_lm
