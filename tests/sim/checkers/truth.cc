@@ -52,8 +52,8 @@ std::string Truth::words_of(const wire::Request& request) const {
 void Truth::executed(int rank, const protocol::Execution&, bool, TimeUs now) {
   if (rank != 0) return;
   judge_join_silence(now);
-  busy_until_ = std::max(busy_until_, now);
-  heard_until_ = std::max(heard_until_, now);
+  busy_until_ = std::max(busy_until_, now + news_bound_us_);  // a slow root wakes up late
+  heard_until_ = std::max(heard_until_, now + news_bound_us_);
 }
 
 void Truth::ticked(int rank, const protocol::Output& output, const NodeView&, TimeUs now) {
