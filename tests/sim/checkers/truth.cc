@@ -58,6 +58,7 @@ void Truth::executed(int rank, const protocol::Execution&, bool, TimeUs now) {
 
 void Truth::ticked(int rank, const protocol::Output& output, const NodeView&, TimeUs now) {
   book_.learn_sets(rank, output);
+  if (rank == 0) ++root_ticks_;
   // All sentences are judged by what was pending before any of this output's ends.
   if (rank == 0) {
     for (const auto& [to, frame] : output.frames) {
@@ -127,6 +128,7 @@ void Truth::decided(const std::string& key, TimeUs now) {
     if (it == rank.pending.end() || it->second.decided_at != protocol::kNever) continue;
     Submitted& submitted = it->second;
     submitted.decided_at = now;
+    submitted.decided_in = root_ticks_;
     if (warning == 0 || now - submitted.at <= warning) continue;
     if (!complete) complete = complete_at(submitted.request);
     submitted.complete_at = *complete;
@@ -138,6 +140,7 @@ void Truth::group_decided(ProcessSetId set, const std::string& group, TimeUs now
   for (PerRank& rank : ranks_) {
     for (auto& [key, submitted] : rank.pending) {
       if (submitted.request.group == group && submitted.request.process_set == set) {
+        if (submitted.decided_at == protocol::kNever) submitted.decided_in = root_ticks_;
         submitted.decided_at = std::min(submitted.decided_at, now);
       }
     }
@@ -149,6 +152,7 @@ void Truth::set_decided(ProcessSetId set, TimeUs now) {
   for (PerRank& rank : ranks_) {
     for (auto& [key, submitted] : rank.pending) {
       if (submitted.request.process_set != set) continue;
+      if (submitted.decided_at == protocol::kNever) submitted.decided_in = root_ticks_;
       submitted.decided_at = std::min(submitted.decided_at, now);
     }
   }
@@ -177,17 +181,19 @@ const Truth::Submitted* Truth::find(int rank, const std::string& key) const {
   return it == pending.end() ? nullptr : &it->second;
 }
 
-const Truth::Submitted* Truth::find_open(int rank, const std::string& key, TimeUs now) const {
+const Truth::Submitted* Truth::find_open(int rank, const std::string& key) const {
   const Submitted* submitted = find(rank, key);
-  const bool open = submitted != nullptr && submitted->decided_at >= now;
+  // What this very tick decides is judged as it was before.
+  const bool open = submitted != nullptr && (submitted->decided_at == protocol::kNever ||
+                                             submitted->decided_in == root_ticks_);
   return open ? submitted : nullptr;
 }
 
 // As some rank has submitted it, if possible one for which it is not decided.
-const wire::Request* Truth::find_any(const std::string& key, TimeUs now) const {
+const wire::Request* Truth::find_any(const std::string& key) const {
   const wire::Request* any = nullptr;
   for (int rank = 0; rank < scenario_.ranks; ++rank) {
-    if (const Submitted* submitted = find_open(rank, key, now)) return &submitted->request;
+    if (const Submitted* submitted = find_open(rank, key)) return &submitted->request;
     if (const Submitted* submitted = find(rank, key)) any = &submitted->request;
   }
   return any;

@@ -44,6 +44,7 @@ class Truth : public Checker {
     wire::Request request;
     TimeUs at = 0;
     TimeUs decided_at = protocol::kNever;   // by the root
+    uint64_t decided_in = 0;                // in which of its ticks
     TimeUs complete_at = protocol::kNever;  // when the last rank had it, if it waited for long
   };
   // A submission, as stall reports describe it.
@@ -84,8 +85,8 @@ class Truth : public Checker {
   }
   const Submitted* find(int rank, const std::string& key) const;
   // The same, if it was not decided before this moment.
-  const Submitted* find_open(int rank, const std::string& key, TimeUs now) const;
-  const wire::Request* find_any(const std::string& key, TimeUs now) const;
+  const Submitted* find_open(int rank, const std::string& key) const;
+  const wire::Request* find_any(const std::string& key) const;
   TimeUs complete_at(const wire::Request& request) const;
   void judge_silence(int rank, const std::string& key, TimeUs now);
   void judge_fault(int rank, const Status& status, TimeUs now);
@@ -98,6 +99,7 @@ class Truth : public Checker {
   std::vector<TimeUs> joined_at_;                     // by rank: the last time
   std::unordered_map<std::string, TimeUs> reported_;  // by key: last as stalled
   TimeUs group_failed_at_ = std::numeric_limits<TimeUs>::min() / 2;
+  uint64_t root_ticks_ = 0;
   TimeUs busy_until_ = 0;       // until when the root may have heard of something submitted or run
   TimeUs heard_until_ = 0;      // the same of what it surely hears: not refused with its set gone
   TimeUs join_reported_ = -1;   // last report of a join that waits

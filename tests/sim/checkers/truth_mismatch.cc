@@ -105,11 +105,11 @@ void Truth::judge_absence(const wire::Request& named, const std::string& text, T
     fail(at(0, now) + "\"" + text + "\" is not about " + words_of(named));
   }
   const std::string key = key_of(named);
-  const wire::Request* request = find_any(key, now);
+  const wire::Request* request = find_any(key);
   std::vector<int> absent;
   if (request != nullptr) {
     for (int rank : book_.needed(*request)) {
-      if (find_open(rank, key, now) == nullptr) absent.push_back(rank);
+      if (find_open(rank, key) == nullptr) absent.push_back(rank);
     }
   }
   const auto joined = [this](int rank) { return has_joined(rank); };
@@ -131,10 +131,10 @@ void Truth::judge_attributes(const wire::Request& named, const std::string& text
   const std::string key = key_of(named);
   std::array<std::map<std::string, std::vector<int>>, kAttributes> values;
   std::array<std::string, kAttributes> names;
-  const wire::Request* any = find_any(key, now);
+  const wire::Request* any = find_any(key);
   const std::vector<int> needed = any == nullptr ? std::vector<int>() : book_.needed(*any);
   for (int other : needed) {
-    const Submitted* submitted = find_open(other, key, now);
+    const Submitted* submitted = find_open(other, key);
     if (submitted == nullptr && any != nullptr && excused(*any, other)) continue;
     if (submitted == nullptr) {
       fail(at(0, now) + "\"" + text + "\", but rank " + std::to_string(other) +
@@ -180,8 +180,8 @@ void Truth::judge_joined_group(const std::string& text, ProcessSetId set, TimeUs
   lacking.name = first_quoted(text.substr(without));
   if (!ranks) fail(at(0, now) + "\"" + text + "\" names no ranks");
   for (int rank : ranks.value_or(std::vector<int>())) {
-    if (find_open(rank, key_of(with), now) != nullptr && has_joined(rank) &&
-        find_open(rank, key_of(lacking), now) == nullptr) {
+    if (find_open(rank, key_of(with)) != nullptr && has_joined(rank) &&
+        find_open(rank, key_of(lacking)) == nullptr) {
       continue;
     }
     fail(at(0, now) + "\"" + text + "\", which is not so of rank " + std::to_string(rank));

@@ -156,7 +156,7 @@ void Truth::judge_silence(int rank, const std::string& key, TimeUs now) {
 void Truth::judge_missing(int rank, const std::string& key, const std::vector<int>& missing,
                           TimeUs now) {
   if (disturbed_) return;  // what is pending ends without the root's knowing
-  const wire::Request* request = find_any(key, now);
+  const wire::Request* request = find_any(key);
   for (int other : book_.needed(*request)) {
     const bool said = std::binary_search(missing.begin(), missing.end(), other);
     const Submitted* submitted = find(other, key);
