@@ -77,16 +77,19 @@ bool Collectives::find_memory(const khorus_op& op) {
   return everywhere;
 }
 
+Collectives::Cut Collectives::cut_into_pieces(const khorus_op& op, size_t piece_bytes) {
+  const size_t piece_elements = piece_bytes / width_of(op);
+  return {.width = width_of(op),
+          .count = op.count,
+          .piece_elements = piece_elements,
+          .pieces = pieces_of(op.count, piece_elements)};
+}
+
 // Nobody reads a rank's slice of its own memory before it has reduced it, and of a peer's slice
 // only that peer reads anything, before it has reduced it. So all writes are to memory that nobody
 // else looks at.
 void Collectives::allreduce_direct(const khorus_op& op) {
-  const size_t width = width_of(op);
-  const size_t piece_elements = layout_.direct_piece_bytes() / width;
-  const Cut cut{.width = width,
-                .count = op.count,
-                .piece_elements = piece_elements,
-                .pieces = pieces_of(op.count, piece_elements)};
+  const Cut cut = cut_into_pieces(op, layout_.direct_piece_bytes());
   const uint64_t base = signals_.now();
   for (size_t piece = 0; piece < cut.pieces; ++piece) {
     signals_.check();
@@ -128,12 +131,7 @@ void Collectives::collect_direct(const khorus_op& op, const Cut& cut, size_t pie
 // Slices of piece k are copied after the tick of its reduction and before the next one, so a clock
 // beyond that says that its rank is through with them.
 void Collectives::allreduce_staged(const khorus_op& op) {
-  const size_t width = width_of(op);
-  const size_t piece_elements = layout_.piece_bytes() / width;
-  const Cut cut{.width = width,
-                .count = op.count,
-                .piece_elements = piece_elements,
-                .pieces = pieces_of(op.count, piece_elements)};
+  const Cut cut = cut_into_pieces(op, layout_.piece_bytes());
   const auto put = [&](size_t piece, std::byte* to) { stage_slices(op, cut, piece, to); };
   for_each_piece(cut.pieces, put, [&](size_t piece, const Pace& pace) {
     signals_.wait_all(std::max(pace.staged(piece), result_free_[piece % 2]));

@@ -59,6 +59,7 @@ class Collectives {
     size_t piece_elements;  // of a whole piece
     size_t pieces;
   };
+  static Cut cut_into_pieces(const khorus_op& op, size_t piece_bytes);
   // The ticks of a large operation.
   struct Pace {
     uint64_t base;
