@@ -24,7 +24,8 @@ __all__ = ["run"]
 
 
 def write_signed(path: Path, key: bytes, value: object) -> None:
-    partial = path.with_suffix(".partial")
+    # The whole name, not the stem: the results of all ranks lie in one folder.
+    partial = path.with_name(path.name + ".partial")
     partial.write_bytes(signed(key, path.name, value))
     partial.rename(path)
 

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,18 @@ def test_what_has_a_wrong_mac_is_not_unpickled(tmp_path: Path) -> None:
     (tmp_path / "result.0").rename(tmp_path / "result.1")  # another rank's result
     with pytest.raises(khorus.HorovodInternalError, match="MAC is wrong"):
         read_signed(tmp_path / "result.1", b"b" * 32)
+
+
+def test_results_written_at_the_same_time(tmp_path: Path) -> None:
+    """All ranks end at once and write into one folder; each file is whole or not there."""
+    key = b"k" * 32
+    with ThreadPoolExecutor(8) as ranks:
+        for _ in range(100):
+            written = [
+                ranks.submit(write_signed, tmp_path / f"result.{rank}", key, rank)
+                for rank in range(8)
+            ]
+            for each in written:
+                each.result()
+    assert [read_signed(tmp_path / f"result.{rank}", key) for rank in range(8)] == [*range(8)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"result.{n}" for n in range(8)]
