@@ -1,12 +1,13 @@
 #!/bin/sh
 # Builds the fuzzers with clang (the rest of the project is built with g++) and runs each of them.
 #
-#   tests/fuzz/run.sh BUILD_FOLDER            all fuzzers, 2 minutes together, an hour with
-#                                             KHORUS_TEST_SOAK=1; KHORUS_FUZZ_SECONDS overrides
+#   tests/fuzz/run.sh BUILD_FOLDER            all fuzzers, 2 minutes of one core together (an hour
+#                                             with KHORUS_TEST_SOAK=1; KHORUS_FUZZ_SECONDS
+#                                             overrides), two at a time
 #   tests/fuzz/run.sh BUILD_FOLDER codec      one of them
 #   tests/fuzz/run.sh BUILD_FOLDER --corpus   writes the seeds of tests/fuzz/corpus anew
 #
-# An input that breaks something is left in BUILD_FOLDER as crash-..., oom-... or timeout-...; run
+# An input that breaks something is left in BUILD_FOLDER as FUZZER-crash-..., -oom-... or -timeout-...; run
 # the fuzzer with that file as its argument to see it again. Exit code 77: there is no clang here.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -54,21 +55,39 @@ total=120
 [ "${KHORUS_TEST_SOAK:-}" = 1 ] && total=3600
 count=$(echo "$fuzzers" | wc -w)
 seconds=$((${KHORUS_FUZZ_SECONDS:-$total} / count))
-for fuzzer in $fuzzers; do
+
+# build_one FUZZER, run_one FUZZER: in functions, so that two fuzzers at a time use two cores.
+build_one() {
   # shellcheck disable=SC2086
-  "$clang" $flags $checks -fsanitize=fuzzer "tests/fuzz/fuzz_$fuzzer.cc" $objects -lcrypto \
-    -o "$build/fuzz_$fuzzer"
-done
-for fuzzer in $fuzzers; do
-  mkdir -p "$build/corpus/$fuzzer"
-  if ! "$build/fuzz_$fuzzer" -max_total_time=$seconds -timeout=10 -rss_limit_mb=1024 \
+  "$clang" $flags $checks -fsanitize=fuzzer "tests/fuzz/fuzz_$1.cc" $objects -lcrypto \
+    -o "$build/fuzz_$1"
+}
+run_one() {
+  mkdir -p "$build/corpus/$1"
+  if ! "$build/fuzz_$1" -max_total_time=$seconds -timeout=10 -rss_limit_mb=1024 \
     -malloc_limit_mb=256 -max_len=4096 -print_final_stats=1 -verbosity=0 -print_funcs=0 \
-    -artifact_prefix="$build/" "$build/corpus/$fuzzer" "tests/fuzz/corpus/$fuzzer" \
-    >"$build/$fuzzer.log" 2>&1; then
-    tail -n 60 "$build/$fuzzer.log"
-    echo "fuzz_$fuzzer found something; see again: $build/fuzz_$fuzzer $build/(crash|oom|timeout)-..."
-    exit 1
+    -artifact_prefix="$build/$1-" "$build/corpus/$1" "tests/fuzz/corpus/$1" \
+    >"$build/$1.log" 2>&1; then
+    tail -n 60 "$build/$1.log"
+    echo "fuzz_$1 found something; see again: $build/fuzz_$1 $build/$1-(crash|oom|timeout)-..."
+    return 1
   fi
-  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$fuzzer.log")
-  echo "fuzz_$fuzzer: $runs inputs in $seconds s, nothing found"
-done
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$1.log")
+  echo "fuzz_$1: $runs inputs in $seconds s, nothing found"
+}
+# in_pairs FUNCTION: calls it with every fuzzer, two at a time; fails when one of them did.
+in_pairs() {
+  failed=0
+  waiting=""
+  for fuzzer in $fuzzers; do
+    "$1" "$fuzzer" &
+    if [ -n "$waiting" ]; then
+      wait "$waiting" || failed=1
+    fi
+    waiting=$!
+  done
+  wait "$waiting" || failed=1
+  return $failed
+}
+in_pairs build_one
+in_pairs run_one

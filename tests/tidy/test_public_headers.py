@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,9 +36,25 @@ def compile_alone(header: str, flags: list[str], compiler: str = COMPILER) -> st
     return done.stderr if done.returncode else ""
 
 
+@pytest.fixture(scope="module")
+def complaint() -> Iterator[Callable[[str], str]]:
+    """The compiler's words about a header; all are compiled at once, on every core."""
+    core = ["-x", "c++", "-std=c++20", "-I", str(CORE)]
+    include = Path(TORCH_PACKAGE) / "include"
+    torch = [*core, "-I", str(TORCH)]
+    torch += ["-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
+    futures: dict[str, Future[str]] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for header in public_headers(TORCH) if TORCH_PACKAGE and TORCH.exists() else []:
+            futures[header] = pool.submit(compile_alone, header, torch)
+        for header in public_headers(CORE):
+            futures[header] = pool.submit(compile_alone, header, core)
+        yield lambda header: futures[header].result()
+
+
 @pytest.mark.parametrize("header", public_headers(CORE))
-def test_core_header_compiles_alone(header: str) -> None:
-    assert compile_alone(header, ["-x", "c++", "-std=c++20", "-I", str(CORE)]) == ""
+def test_core_header_compiles_alone(header: str, complaint: Callable[[str], str]) -> None:
+    assert complaint(header) == ""
 
 
 @pytest.mark.parametrize("header", ["khorus/backend.h", "khorus/c.h"])
@@ -47,11 +65,8 @@ def test_these_headers_are_c(header: str) -> None:
 
 @pytest.mark.skipif(not TORCH_PACKAGE, reason="this build goes without torch")
 @pytest.mark.parametrize("header", public_headers(TORCH) if TORCH.exists() else [])
-def test_torch_header_compiles_alone(header: str) -> None:
-    include = Path(TORCH_PACKAGE) / "include"
-    flags = ["-x", "c++", "-std=c++20", "-I", str(CORE), "-I", str(TORCH)]
-    flags += ["-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
-    assert compile_alone(header, flags) == ""
+def test_torch_header_compiles_alone(header: str, complaint: Callable[[str], str]) -> None:
+    assert complaint(header) == ""
 
 
 def test_a_header_that_leans_on_another_is_found(tmp_path: Path) -> None:
