@@ -148,7 +148,7 @@ std::string instance_name(const ::testing::TestParamInfo<Blocks::ParamType>& inf
 
 INSTANTIATE_TEST_SUITE_P(Backends, Blocks,
                          ::testing::Combine(::testing::ValuesIn(built_backends()),
-                                            ::testing::Range(1, 9)),
+                                            ::testing::ValuesIn(world_sizes())),
                          instance_name);
 
 }  // namespace

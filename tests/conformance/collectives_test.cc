@@ -205,7 +205,7 @@ std::string instance_name(const ::testing::TestParamInfo<Collectives::ParamType>
 
 INSTANTIATE_TEST_SUITE_P(Backends, Collectives,
                          ::testing::Combine(::testing::ValuesIn(built_backends()),
-                                            ::testing::Range(1, 9)),
+                                            ::testing::ValuesIn(world_sizes())),
                          instance_name);
 
 TEST(Contract, StructsAreWhatTheHeaderSays) {

@@ -38,7 +38,7 @@ TEST_P(RandomOrder, OfAllOperations) {
 
 INSTANTIATE_TEST_SUITE_P(Backends, RandomOrder,
                          ::testing::Combine(::testing::ValuesIn(built_backends()),
-                                            ::testing::Range(1, 9)),
+                                            ::testing::ValuesIn(world_sizes())),
                          [](const auto& instance) {
                            return std::string(std::get<0>(instance.param)->name) + "_" +
                                   std::to_string(std::get<1>(instance.param));
