@@ -21,6 +21,10 @@ constexpr Flag kFlags[] = {
     {"--failure-grace-s", "SECONDS", kFailureGrace,
      "When a rank has failed: how long the others may take to end by themselves, and how long again "
      "between SIGTERM and SIGKILL. Default 5."},
+    {"--reset-limit, --max-restarts", "N", kRestarts,
+     "Start a rank that failed again, as long as none has ended well, at most N times in all. The "
+     "others meet it in khorus::init() after shutdown(); khorus.torch.elastic.run does that. Default "
+     "0: a failure ends the job."},
     {"--mpi, --use-mpi", "", kMpi,
      "Start the ranks with Open MPI's mpirun, which must be in PATH; the data moves over MPI unless "
      "KHORUS_BACKEND or --backend says otherwise."},
@@ -49,8 +53,8 @@ constexpr Flag kFlags[] = {
     {"--tcp, --tcp-flag", "", kNotBuilt, "Spectrum MPI."},
     {"--binding-args, --thread-affinity", "ARGUMENTS", kNotBuilt, "Binding to cores."},
     {"--config-file", "FILE", kNotBuilt, "Options from a file."},
-    {"--min-np, --min-num-proc, --max-np, --max-num-proc, --slots-per-host, --reset-limit, "
-     "--max-restarts, --elastic-timeout, --host-discovery-script, --blacklist-cooldown-range, "
+    {"--min-np, --min-num-proc, --max-np, --max-num-proc, --slots-per-host, "
+     "--elastic-timeout, --host-discovery-script, --blacklist-cooldown-range, "
      "--cooldown-range",
      "VALUE", kNotBuilt, "Elastic jobs."},
 };

@@ -70,6 +70,9 @@ class GuardProcess {
       case GuardCommand::Kind::kStart:
         start(command.store.data());
         break;
+      case GuardCommand::Kind::kRestart:
+        restart(static_cast<size_t>(command.rank));
+        break;
       case GuardCommand::Kind::kSignal:
         signal_ranks(command.signal);
         break;
@@ -83,17 +86,29 @@ class GuardProcess {
     for (size_t rank = 0; rank < plan_.ranks.size(); ++rank) {
       // The store opens to the key only.
       if (plan_.ranks[rank].key) plan_.ranks[rank].environment.push_back("KHORUS_STORE=" + store);
-      GuardEvent event{.rank = static_cast<int32_t>(rank)};
-      event.pid = pids_[rank] = start_rank(plan_, rank);
-      if (event.pid < 0) {
-        event.kind = GuardEvent::Kind::kNotForked;
-        event.status = errno;
-      }
-      send(event);
+      start_one(rank);
     }
     // The ranks have their copies: the launcher must see the end of their output, and the keys are
-    // none of ours.
-    plan_.ranks.clear();
+    // none of ours. Ranks that are started again get the same streams.
+    if (plan_.spare_keys.empty()) plan_.ranks.clear();
+  }
+
+  void start_one(size_t rank) {
+    GuardEvent event{.rank = static_cast<int32_t>(rank)};
+    event.pid = pids_[rank] = start_rank(plan_, rank);
+    if (event.pid < 0) {
+      event.kind = GuardEvent::Kind::kNotForked;
+      event.status = errno;
+    }
+    plan_.ranks[rank].key.reset();
+    send(event);
+  }
+
+  void restart(size_t rank) {
+    if (rank >= plan_.ranks.size() || plan_.spare_keys.empty()) return;
+    plan_.ranks[rank].key = std::move(plan_.spare_keys.back());
+    plan_.spare_keys.pop_back();
+    start_one(rank);
   }
 
   void ended(pid_t pid, int status) {
@@ -159,6 +174,7 @@ Result<Guard> fork_guard(PreparedJob* job, std::span<char> title) {
   }
   if (pid > 0) {
     job->plan.ranks.clear();  // closes what only the ranks may hold
+    job->plan.spare_keys.clear();
     return Guard{pid, std::move(ours)};
   }
   ours.reset();

@@ -22,12 +22,14 @@ namespace khorus::launch {
 // From the launcher to the guard.
 struct GuardCommand {
   enum class Kind : int32_t {
-    kStart,   // start all ranks; `store` is KHORUS_STORE
-    kSignal,  // send `signal` to the process group of every rank that runs
-    kFinish,  // end what finished ranks left behind, answer kFinished, and end
+    kStart,    // start all ranks; `store` is KHORUS_STORE
+    kRestart,  // start `rank` again, which has ended
+    kSignal,   // send `signal` to the process group of every rank that runs
+    kFinish,   // end what finished ranks left behind, answer kFinished, and end
   };
   Kind kind = Kind::kStart;
   int32_t signal = 0;
+  int32_t rank = -1;
   std::array<char, 256> store{};
 };
 

@@ -12,6 +12,8 @@
 #include "core/base/status_page.h"
 #include "core/launch/descendants.h"
 #include "core/launch/hosts.h"
+#include "core/net/rounds.h"
+#include "core/net/tcp_store.h"
 
 namespace khorus::launch {
 
@@ -42,7 +44,9 @@ sigset_t handled_signals() {
 }
 
 int Job::run(const std::string& store) {
-  if (const Status status = open_streams(); !status.ok()) {
+  Status status = open_streams();
+  if (status.ok() && options_.restarts > 0) status = allow_restarts(store);
+  if (!status.ok()) {
     say("khorusrun: " + status.message());
     guard_socket_.close();  // tells the guard to end
     ::waitpid(guard_.pid, nullptr, 0);
@@ -110,19 +114,63 @@ void Job::on_started(const GuardEvent& event) {
 
 void Job::on_ended(size_t index, int wait_status) {
   Rank& rank = ranks_[index];
-  if (!rank.running) return;
+  if (!rank.running || restart(index, wait_status)) return;
   rank.running = false;
   rank.ended = true;
   rank.outcome.wait_status = wait_status;
   rank.outcome.order = ended_++;
   --running_;
   const bool failed = exit_code_of(wait_status) != 0;
+  if (rounds_ != nullptr && running_ > 0) note_ended(index);
   if (failed || options_.verbose) {
     say_if_verbose(name_of(index) + ": " + describe_end(wait_status));
   }
   stopping_ = stopping_ || (failed && interrupted_by_ == 0);
   if (running_ == 0) return finish();
   if (failed || interrupted_by_ != 0) stop_after_grace(SIGTERM);
+}
+
+Status Job::allow_restarts(const std::string& store) {
+  net::TcpStoreOptions options;
+  options.address = store;
+  options.key = job_.key;
+  options.job_id = job_.job_id;
+  Result<std::unique_ptr<net::TcpStore>> client = net::TcpStore::connect(options);
+  if (!client.ok()) return client.status();
+  rounds_ = std::move(*client);
+  return net::allow_rounds(*rounds_);
+}
+
+// A rank that has ended well does not come back to meet another.
+bool Job::restart(size_t index, int wait_status) {
+  const bool failed = exit_code_of(wait_status) != 0;
+  if (!failed || restarts_ == options_.restarts || ended_ > 0 || interrupted_by_ != 0) return false;
+  const Result<uint64_t> begun =
+      net::begin_round(*rounds_, last_round_ + 1, static_cast<int>(ranks_.size()));
+  if (!begun.ok()) {
+    say("khorusrun: " + name_of(index) + " is not started again: " + begun.status().message());
+    return false;
+  }
+  last_round_ = *begun;
+  ++restarts_;
+  say("khorusrun: " + name_of(index) + " failed: " + describe_end(wait_status) + " (pid " +
+      std::to_string(ranks_[index].outcome.pid) + "); starting it again (" +
+      std::to_string(restarts_) + " of " + std::to_string(options_.restarts) + ")");
+  command({.kind = GuardCommand::Kind::kRestart, .rank = static_cast<int32_t>(index), .store = {}});
+  return true;
+}
+
+// Others that lost it would wait for it in vain. A round that has begun does not disturb those that
+// are in the one before.
+void Job::note_ended(size_t index) {
+  Status noted;
+  if (ended_ == 1) {
+    const auto begun = net::begin_round(*rounds_, last_round_ + 1, static_cast<int>(ranks_.size()));
+    if (begun.ok()) last_round_ = *begun;
+    noted = begun.status();
+  }
+  if (noted.ok()) noted = net::note_ended(*rounds_, last_round_, static_cast<int>(index));
+  if (!noted.ok()) say_if_verbose(name_of(index) + " has ended: " + noted.message());
 }
 
 // The guard was killed. The ranks die with it; what they left is ours now, for this process is a

@@ -13,6 +13,7 @@
 #include "core/launch/output_writer.h"
 #include "core/launch/rank_stream.h"
 #include "core/launch/verdict.h"
+#include "core/net/store.h"
 
 namespace khorus::launch {
 
@@ -49,6 +50,9 @@ class Job {
   void on_started(const GuardEvent& event);
   void on_ended(size_t rank, int wait_status);
   void on_guard_lost();
+  Status allow_restarts(const std::string& store);
+  bool restart(size_t rank, int wait_status);
+  void note_ended(size_t rank);
   void command(const GuardCommand& command);
 
   void watch_signals();
@@ -74,6 +78,9 @@ class Job {
   std::vector<Rank> ranks_;
   size_t running_ = 0;
   int ended_ = 0;
+  int restarts_ = 0;
+  std::unique_ptr<net::Store> rounds_;  // core/net/rounds.h; null: a failure ends the job
+  uint64_t last_round_ = 0;             // that this launcher has begun
   State state_ = State::kRunning;
   bool grace_running_ = false;
   bool stopping_ = false;   // because a rank failed

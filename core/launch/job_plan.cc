@@ -105,11 +105,11 @@ Status capture_output(RankPlan* rank, RankEnds* ends) {
   return Status();
 }
 
-Status give_key(const net::JobKey& key, RankPlan* rank) {
+Status give_key(const net::JobKey& key, Descriptor* to) {
   Result<Pipe> pipe = make_pipe();
   if (!pipe.ok()) return pipe.status();
   if (Status status = key.write_to_fd(pipe->write.get()); !status.ok()) return status;
-  rank->key = std::move(pipe->read);
+  *to = std::move(pipe->read);
   return Status();
 }
 
@@ -146,7 +146,7 @@ Status plan_rank(int rank, const LaunchOptions& options, Variables variables, Pr
     if (Status status = capture_output(&plan, &ends); !status.ok()) return status;
   }
   if (!options.mpi) {
-    if (Status status = give_key(job->key, &plan); !status.ok()) return status;
+    if (Status status = give_key(job->key, &plan.key); !status.ok()) return status;
     if (Status status = give_status_page(&plan, &ends); !status.ok()) return status;
   }
   job->plan.ranks.push_back(std::move(plan));
@@ -215,6 +215,10 @@ Result<PreparedJob> prepare_job(const LaunchOptions& options) {
   const int children = options.mpi ? 1 : options.processes;
   for (int rank = 0; rank < children; ++rank) {
     if (Status status = plan_rank(rank, options, *variables, &job); !status.ok()) return status;
+  }
+  for (int i = 0; i < options.restarts; ++i) {
+    Descriptor& spare = job.plan.spare_keys.emplace_back();
+    if (Status status = give_key(job.key, &spare); !status.ok()) return status;
   }
   return job;
 }

@@ -30,6 +30,7 @@ struct JobPlan {
   std::string program;                 // path of the executable
   std::vector<std::string> arguments;  // argv, the name included
   std::vector<RankPlan> ranks;
+  std::vector<Descriptor> spare_keys;  // one for each restart, as RankPlan::key
   // What the launcher changed of itself, as the ranks get it.
   sigset_t signal_mask{};
   rlimit open_files{};

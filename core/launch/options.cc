@@ -133,6 +133,8 @@ class Parser {
         return set_count(text, 0, &node_rank_);
       case FlagAction::kFailureGrace:
         return set_grace(text);
+      case FlagAction::kRestarts:
+        return set_count(text, 0, &options_.restarts);
       case FlagAction::kOutput:
         options_.output_directory = text;
         break;
@@ -228,6 +230,10 @@ class Parser {
     }
     if (!options_.mpi && !options_.mpi_args.empty()) {
       return refused("--mpi-args \"" + options_.mpi_args + "\" need --mpi");
+    }
+    if (options_.mpi && options_.restarts > 0) {
+      return refused("--reset-limit " + std::to_string(options_.restarts) +
+                     " does not go with --mpi: mpirun ends a job that lost a rank");
     }
     if (options_.processes == 0) options_.processes = slots_;
     if (options_.processes == 0) return refused("how many ranks? Give -np N");

@@ -23,6 +23,7 @@ struct LaunchOptions {
   std::string prefix = "rank {rank}: ";  // empty: no prefix
   bool prefix_given = false;             // also with one rank
   double failure_grace_s = 5;
+  int restarts = 0;  // of ranks that failed, in all
   bool verbose = false;
   bool mpi = false;                                // through Open MPI's mpirun
   std::string mpi_args;                            // more words for it
@@ -44,6 +45,7 @@ enum class FlagAction : uint8_t {
   kPrefix,
   kNoPrefix,
   kFailureGrace,
+  kRestarts,
   kVerbose,
   kMpi,
   kMpiArguments,

@@ -83,7 +83,7 @@ Result<StoreAnswer> TcpStore::Impl::ask(StoreRequest request, std::chrono::milli
   changed.notify_all();  // another may have to become the reader
   if (answer) return std::move(*answer);
   if (!failure.ok()) return gone();
-  return Status(StatusCode::kTimeout, "the store at " + address + " does not answer");
+  return Status(StatusCode::kUnavailable, "the store at " + address + " does not answer");
 }
 
 // False when the time was over before everything was written.

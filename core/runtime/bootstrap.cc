@@ -8,6 +8,7 @@
 #include "core/net/in_process_channel.h"
 #include "core/net/job_key.h"
 #include "core/net/mac.h"
+#include "core/net/rounds.h"
 #include "core/net/store_server.h"
 #include "core/net/tcp_channel.h"
 #include "core/net/tcp_store.h"
@@ -118,6 +119,30 @@ Result<StoreAccess> find_store(const EngineOptions& options, JobSession* session
   return StoreAccess{config.store, config.job_id, *key, nullptr};
 }
 
+// As Horovod's elastic timeout: survivors may be far from their next operation.
+constexpr auto kRestartPatience = std::chrono::minutes(10);
+
+// The epoch in which this rank meets the others: `generation`, unless the launcher restarts ranks.
+Result<uint64_t> agree_on_epoch(const Place& place, net::Store& store, JobSession* session,
+                                uint64_t generation) {
+  const Result<bool> has_rounds = net::has_rounds(store);
+  if (!has_rounds.ok()) return has_rounds.status();
+  if (!*has_rounds) return generation;
+  if (const auto next = session->next_in_round()) {
+    const Result<bool> is_over = net::has_begun(store, session->first_round());
+    if (!is_over.ok()) return is_over.status();
+    if (!*is_over) return *next;
+  }
+  net::RoundSeeker seeker;
+  seeker.rank = place.rank;
+  seeker.size = place.size;
+  seeker.first = session->first_round();
+  seeker.timeout = kRestartPatience;
+  const Result<uint64_t> round = net::enter_round(store, seeker);
+  if (!round.ok()) return round.status();
+  return session->entered(*round);
+}
+
 Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topology& topology,
                               const std::string& host, std::chrono::milliseconds timeout) {
   const Config& config = options.config;
@@ -125,8 +150,8 @@ Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topo
   const std::shared_ptr<JobSession> session =
       options.session != nullptr ? options.session : make_job_session();
   const auto deadline = std::chrono::steady_clock::now() + timeout;
-  const uint64_t epoch = session->next_generation(config.job_id);
-  const Result<StoreAccess> access = find_store(options, session.get(), epoch, timeout);
+  const uint64_t generation = session->next_generation(config.job_id);
+  const Result<StoreAccess> access = find_store(options, session.get(), generation, timeout);
   if (!access.ok()) return access.status();
   const auto left =
       std::max(std::chrono::milliseconds(1), std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -140,6 +165,10 @@ Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topo
   store_options.timeout = left;
   const auto store = net::TcpStore::connect(store_options);
   if (!store.ok()) return store.status();
+  const auto before = std::chrono::steady_clock::now();
+  const Result<uint64_t> epoch =
+      config.store.empty() ? generation : agree_on_epoch(place, **store, session.get(), generation);
+  if (!epoch.ok()) return epoch.status();
 
   net::TreeOptions tree;
   tree.rank = place.rank;
@@ -149,17 +178,22 @@ Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topo
   tree.store = store->get();
   tree.key = access->key;
   tree.job_id = access->job_id;
-  tree.epoch = epoch;
+  tree.epoch = *epoch;
   tree.all_local = place.cross_size == 1;
   tree.network_interface = config.network_interface;
   tree.store_address = access->address;
   tree.host = host;
   tree.timeout = left;
+  const auto waited = std::chrono::steady_clock::now() - before;
   auto channel = net::connect_tree(tree);
-  if (!channel.ok()) return channel.status();
+  if (!channel.ok()) {
+    session->end_round();
+    return channel.status();
+  }
   Meeting meeting;
   meeting.channel = std::move(*channel);
-  meeting.epoch = epoch;
+  meeting.epoch = *epoch;
+  meeting.waited = waited;
   meeting.missing_ranks = [] { return std::string(); };
   meeting.keep = access->server;
   meeting.object_key = net::Mac(access->key.bytes()).compute("khorus objects", {});

@@ -30,6 +30,8 @@ struct Meeting {
   std::function<std::string()> missing_ranks;
   // What must live until all ranks have greeted each other: a store that this rank serves.
   std::shared_ptr<void> keep;
+  // How long this rank waited until lost ranks were restarted; the others did not count it either.
+  std::chrono::steady_clock::duration waited{0};
 };
 
 // InvalidArgument when the place is none.

@@ -10,6 +10,7 @@
 
 #include "core/base/assert.h"
 #include "core/protocol/tensor_key.h"
+#include "core/runtime/job_session.h"
 #include "core/runtime/operation_check.h"
 #include "core/wire/rank_set.h"
 
@@ -140,6 +141,7 @@ Status EngineCore::meet_ranks() {
   Result<Meeting> meeting =
       meet(options_, topology, host_, std::max(left, std::chrono::milliseconds(1)));
   if (!meeting.ok()) return meeting.status();
+  start_deadline_ += meeting->waited;
   epoch_ = meeting->epoch;
   object_key_ = meeting->object_key;
   observer_.set_epoch(epoch_);
@@ -325,22 +327,13 @@ Result<std::vector<wire::Bytes>> EngineCore::exchange(const ProcessGroup& group,
   return work->payloads();
 }
 
-Status EngineCore::timed_out(const std::string& what) const {
-  const std::string missing = missing_ranks_();
-  return Status(StatusCode::kTimeout,
-                "rank " + std::to_string(options_.place.rank) + " on " + host_ + " waited " +
-                    std::to_string(static_cast<int64_t>(options_.config.start_timeout_s)) +
-                    " s for all " + std::to_string(options_.place.size) + " ranks to start (" +
-                    what + ")" + (missing.empty() ? "" : "; not there: rank " + missing) +
-                    "; look at those ranks, or raise KHORUS_START_TIMEOUT");
-}
-
 bool EngineCore::stop() {
   const std::lock_guard lock(stop_mutex_);
   if (stopped_.has_value()) return *stopped_;
   stopped_ = true;
   if (coordinator_ == nullptr) return true;
   const auto patience = milliseconds_of(options_.config.shutdown_timeout_s);
+  if (options_.session != nullptr) options_.session->note_end(coordinator_->health());
   coordinator_->leave("shutdown() was called on rank " + std::to_string(options_.place.rank));
   if (!coordinator_->wait_ended(Clock::now() + patience)) {
     const Status late(StatusCode::kShutdown,

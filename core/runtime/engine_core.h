@@ -107,7 +107,7 @@ class EngineCore {
   base::Logger logger_;
   base::StatusPage status_page_;  // the launcher's; touched by the coordinator thread
   Observer observer_;
-  const Clock::time_point start_deadline_;
+  Clock::time_point start_deadline_;
 
   uint64_t epoch_ = 0;
   std::array<std::byte, 32> object_key_{};

@@ -1,4 +1,5 @@
-// See engine_core.h. This file: what an engine tells of itself: statistics, metrics, dumps.
+// See engine_core.h. This file: what an engine tells of itself: statistics, metrics, dumps, and who
+// did not come.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -52,6 +53,16 @@ EngineStats EngineCore::stats() const {
     stats.bytes_reduced += group->runner().bytes_reduced();
   }
   return stats;
+}
+
+Status EngineCore::timed_out(const std::string& what) const {
+  const std::string missing = missing_ranks_();
+  return Status(StatusCode::kTimeout,
+                "rank " + std::to_string(options_.place.rank) + " on " + host_ + " waited " +
+                    std::to_string(static_cast<int64_t>(options_.config.start_timeout_s)) +
+                    " s for all " + std::to_string(options_.place.size) + " ranks to start (" +
+                    what + ")" + (missing.empty() ? "" : "; not there: rank " + missing) +
+                    "; look at those ranks, or raise KHORUS_START_TIMEOUT");
 }
 
 MetricsPage EngineCore::metrics() const {

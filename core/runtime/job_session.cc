@@ -32,4 +32,36 @@ uint64_t JobSession::next_generation(const std::string& job_id) {
   return ++generations_[job_id];
 }
 
+namespace {
+constexpr int kGenerationBits = 24;  // engines that one process makes in one round
+}
+
+std::optional<uint64_t> JobSession::next_in_round() {
+  const std::lock_guard lock(mutex_);
+  if (round_is_over_) return std::nullopt;
+  return (*round_ << kGenerationBits) + ++engines_in_round_;
+}
+
+uint64_t JobSession::first_round() {
+  const std::lock_guard lock(mutex_);
+  return round_.has_value() ? *round_ + 1 : 0;
+}
+
+uint64_t JobSession::entered(uint64_t round) {
+  const std::lock_guard lock(mutex_);
+  round_ = round;
+  engines_in_round_ = 1;
+  round_is_over_ = false;
+  return (round << kGenerationBits) + 1;
+}
+
+void JobSession::end_round() {
+  const std::lock_guard lock(mutex_);
+  round_is_over_ = true;
+}
+
+void JobSession::note_end(const Status& health) {
+  if (!health.ok() && health.code() != StatusCode::kShutdown) end_round();
+}
+
 }  // namespace khorus

@@ -28,10 +28,25 @@ class JobSession {
   // 1, 2, ... for each engine of this job that this process makes: the epoch on all ranks.
   uint64_t next_generation(const std::string& job_id);
 
+  // Of a job whose launcher restarts ranks (core/net/rounds.h): the epoch that follows, if this
+  // process stays in its round; nothing if it has to enter a new one, from first_round() on.
+  std::optional<uint64_t> next_in_round();
+  uint64_t first_round();
+  // Returns the epoch.
+  uint64_t entered(uint64_t round);
+  // The ranks did not meet, or their engines failed.
+  void end_round();
+  // How an engine was before its end. After a fault all ranks enter a new round; after a shutdown()
+  // here or elsewhere they stay in theirs.
+  void note_end(const Status& health);
+
  private:
   std::mutex mutex_;
   std::optional<net::JobKey> key_;
   std::map<std::string, uint64_t> generations_;
+  std::optional<uint64_t> round_;  // the one entered last
+  uint64_t engines_in_round_ = 0;
+  bool round_is_over_ = true;
 };
 
 }  // namespace khorus

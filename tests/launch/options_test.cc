@@ -82,10 +82,9 @@ TEST(Options, ErrorsSayWhich) {
 }
 
 TEST(Options, WhatIsNotBuiltSaysSo) {
-  for (const char* flag :
-       {"--jsrun", "--min-np", "--max-np", "--host-discovery-script", "--elastic-timeout",
-        "--reset-limit", "--slots-per-host", "--ssh-port", "--config-file",
-        "--hierarchical-allreduce", "--blacklist-cooldown-range"}) {
+  for (const char* flag : {"--jsrun", "--min-np", "--max-np", "--host-discovery-script",
+                           "--elastic-timeout", "--slots-per-host", "--ssh-port", "--config-file",
+                           "--hierarchical-allreduce", "--blacklist-cooldown-range"}) {
     const std::string error = error_of({flag, "1", "-np", "1", "prog"});
     EXPECT_TRUE(contains(error, flag) && contains(error, "not built yet")) << error;
   }
@@ -100,6 +99,13 @@ TEST(Options, AsHorovod) {
   const LaunchOptions options = parsed({"--as-horovod", "--python-package", "/p", "-np", "1", "x"});
   EXPECT_TRUE(options.as_horovod);
   EXPECT_EQ(options.python_package, "/p");
+}
+
+TEST(Options, RestartsAreCountedAndNotForMpirun) {
+  EXPECT_EQ(parsed({"-np", "1", "p"}).restarts, 0);
+  EXPECT_EQ(parsed({"--reset-limit", "3", "-np", "1", "p"}).restarts, 3);
+  EXPECT_EQ(parsed({"--max_restarts=2", "-np", "1", "p"}).restarts, 2);
+  EXPECT_TRUE(contains(error_of({"--reset-limit", "1", "--mpi", "-np", "1", "p"}), "--mpi"));
 }
 
 TEST(Options, MpirunHasArgumentsOfItsOwn) {

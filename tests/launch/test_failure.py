@@ -50,6 +50,35 @@ class Failure(LaunchTest):
         self.assertEqual(done.code, 139)
         self.assertIn("killed by signal 11 (SIGSEGV)", done.err)
 
+    def test_a_failed_rank_is_started_again(self) -> None:
+        alive = str(self.folder / "alive")  # rank 0 waits there for the second life of rank 1
+        os.mkfifo(alive)
+        prog = self.program(
+            f"""
+key = os.read(int(os.environ["KHORUS_KEY_FD"]), 64)
+print("key of", len(key), "bytes", flush=True)
+if rank == 0:
+    open({alive!r}).read()
+elif os.path.exists({alive + ".before"!r}):
+    open({alive!r}, "w").close()
+else:
+    open({alive + ".before"!r}, "w").close()
+    sys.exit(3)
+"""
+        )
+        done = khorusrun("-np", "2", "--reset-limit", "1", prog)
+        self.assertEqual(done.code, 0, done.err)
+        self.assertEqual(done.out.count("rank 1: key of 32 bytes\n"), 2)
+        self.assertIn("rank 1 failed: exit code 3", done.err)
+        self.assertIn("starting it again (1 of 1)", done.err)
+
+    def test_no_rank_is_started_again_without_end(self) -> None:
+        done = khorusrun("-np", "1", "--reset-limit", "2", "sh", "-c", "echo lives; exit 3")
+        self.assertEqual(done.code, 3)
+        self.assertEqual(done.out.count("lives"), 3)
+        self.assertEqual(done.err.count("starting it again"), 2)
+        self.assertIn("rank 0 failed first: exit code 3", done.err)
+
     def test_shell_codes(self) -> None:
         self.assertEqual(khorusrun("-np", "1", "sh", "-c", "exit 255").code, 255)
         self.assertEqual(khorusrun("-np", "1", "sh", "-c", "kill -9 $$").code, 137)

@@ -22,7 +22,7 @@ __all__ = ["install", "names_folder"]
 _COUNTERPARTS = {
     "horovod.torch": "khorus.torch",
     "horovod.common.basics": "khorus.basics",
-    "horovod.common.elastic": "khorus.elastic",
+    "horovod.common.elastic": "khorus.torch.elastic",
     "horovod.common.exceptions": "khorus.exceptions",
     "horovod.common.process_sets": "khorus.process_sets",
     "horovod.common.util": "khorus.horovod.script_functions",

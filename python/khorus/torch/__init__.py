@@ -12,7 +12,7 @@ against torch.
 from khorus.basics import *  # noqa: F403  # mypy does not see them through mpi_ops
 from khorus.exceptions import HorovodInternalError, HostsUpdatedInterrupt
 from khorus.process_sets import add_process_set, remove_process_set
-from khorus.torch import mpi_ops
+from khorus.torch import elastic, mpi_ops
 from khorus.torch.compression import Compressor
 from khorus.torch.functions import (
     allgather_object,
@@ -35,6 +35,7 @@ __all__ = [
     "broadcast_object",
     "broadcast_optimizer_state",
     "broadcast_parameters",
+    "elastic",
     "remove_process_set",
 ]
 __all__ += mpi_ops.__all__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -193,6 +193,16 @@ class _Reducer:
             self.delay[p] = self.passes
         if error is not None:
             raise error
+
+    def forget(self) -> None:
+        """Drops what is under way after the engine has failed. No memory of it is in use then."""
+        for finish in list(self.pending.values()):
+            with suppress(RuntimeError, ValueError):
+                finish()
+        self.pending.clear()
+        self.ready.clear()
+        for p in self.delay:
+            self.delay[p] = self.passes
 
     @property
     def is_busy(self) -> bool:
