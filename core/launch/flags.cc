@@ -10,8 +10,22 @@ using enum FlagAction;
 constexpr Flag kFlags[] = {
     {"-np, -n, --num-proc, --nproc-per-node", "N", kProcesses, "Number of ranks."},
     {"-H, --hosts", "HOST:SLOTS", kHosts,
-     "Where to run; this version knows localhost only. Without -np: as many ranks as slots."},
+     "Where to run: HOST:SLOTS,USER@HOST:SLOTS,... filled in this order. Other hosts than this one "
+     "are reached with ssh, without passwords. Without -np: as many ranks as slots."},
     {"--hostfile", "FILE", kHostfile, "The same from a file with lines \"HOST slots=SLOTS\"."},
+    {"-p, --ssh-port", "PORT", kSshPort, "Of the other hosts' ssh servers."},
+    {"-i, --ssh-identity-file", "FILE", kSshIdentity, "The private key for them."},
+    {"-l, --ssh-user", "USER", kSshUser, "The user there, of hosts that name none."},
+    {"--ssh-command", "COMMAND", kSshCommand,
+     "What to run instead of ssh; it gets ssh's options: --ssh-command=\"ssh -F FILE\"."},
+    {"--host-silence-s", "SECONDS", kHostSilence,
+     "Give up another host when its connection has shown no sign of life for so long; the ranks "
+     "there are killed as soon. Default 15."},
+    {"--remote-launcher", "PATH", kRemoteLauncher,
+     "Where khorusrun is on the other hosts. Default: the same path as here."},
+    {"-x, --forward", "NAME[=VALUE]", kForward,
+     "Set this environment variable also for ranks on other hosts. Those of Khorus, NCCL, OpenMP, "
+     "Python, PATH, LD_LIBRARY_PATH and LANG are anyway."},
     {"--output-filename, --log-dir", "DIR", kOutput,
      "Also write each rank's output to DIR/rank.R/stdout and stderr."},
     {"--prefix", "TEXT", kPrefix,
@@ -38,6 +52,8 @@ constexpr Flag kFlags[] = {
     {"-cb, --check-build", "", kCheckBuild, "Print what this installation can do, and exit."},
     {"--version", "", kVersion, "Print the version, and exit."},
     {"-h, --help", "", kHelp, "Print this text, and exit."},
+    {"--agent", "SECONDS", kAgent,
+     "What khorusrun starts on the other hosts; it is spoken to over its standard input."},
     {"--knobs-markdown", "", kKnobsMarkdown, "Print docs/knobs.md, and exit."},
     {"--nnodes", "1", kNodes, "Number of hosts; this version runs on one."},
     {"--node-rank", "0", kNodeRank, "Index of this host."},
@@ -45,8 +61,6 @@ constexpr Flag kFlags[] = {
     {"--gloo, --standalone, --stall-check, --log-with-timestamp, --timeline-no-mark-cycles, "
      "--no-hierarchical-allreduce, --no-hierarchical-allgather, --no-autotune",
      "", kNothing, "Accepted; they ask for what is so by default."},
-    {"-p, --ssh-port", "PORT", kNotBuilt, "Remote hosts."},
-    {"-i, --ssh-identity-file", "FILE", kNotBuilt, "Remote hosts."},
     {"--rdzv-backend, --rdzv-endpoint, --rdzv-id, --rdzv-conf, --master-addr, --master-port",
      "VALUE", kNotBuilt, "Remote hosts."},
     {"--jsrun, --use-jsrun", "", kNotBuilt, "Launching through jsrun."},

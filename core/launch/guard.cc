@@ -41,6 +41,7 @@ class GuardProcess {
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     const Descriptor children(::signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK));
+    start_carriers();
     while (!over_) {
       std::array<pollfd, 2> ready{pollfd{socket_.get(), POLLIN, 0},
                                   pollfd{children.get(), POLLIN, 0}};
@@ -68,7 +69,7 @@ class GuardProcess {
     }
     switch (command.kind) {
       case GuardCommand::Kind::kStart:
-        start(command.store.data());
+        start(command);
         break;
       case GuardCommand::Kind::kRestart:
         restart(static_cast<size_t>(command.rank));
@@ -82,10 +83,21 @@ class GuardProcess {
     }
   }
 
-  void start(const std::string& store) {
+  void start_carriers() {
+    for (const RankPlan& carrier : plan_.carriers) {
+      carriers_.push_back(start_rank(plan_, carrier));
+      if (carriers_.back() >= 0) continue;
+      send({.kind = GuardEvent::Kind::kCarrierEnded,
+            .rank = static_cast<int32_t>(carriers_.size()) - 1,
+            .status = W_EXITCODE(126, 0)});
+    }
+    plan_.carriers.clear();
+  }
+
+  void start(const GuardCommand& command) {
     for (size_t rank = 0; rank < plan_.ranks.size(); ++rank) {
       // The store opens to the key only.
-      if (plan_.ranks[rank].key) plan_.ranks[rank].environment.push_back("KHORUS_STORE=" + store);
+      if (plan_.ranks[rank].key) add_variables(command, &plan_.ranks[rank].environment);
       start_one(rank);
     }
     // The ranks have their copies: the launcher must see the end of their output, and the keys are
@@ -95,7 +107,7 @@ class GuardProcess {
 
   void start_one(size_t rank) {
     GuardEvent event{.rank = static_cast<int32_t>(rank)};
-    event.pid = pids_[rank] = start_rank(plan_, rank);
+    event.pid = pids_[rank] = start_rank(plan_, plan_.ranks[rank]);
     if (event.pid < 0) {
       event.kind = GuardEvent::Kind::kNotForked;
       event.status = errno;
@@ -111,14 +123,25 @@ class GuardProcess {
     start_one(rank);
   }
 
+  static void add_variables(const GuardCommand& command, std::vector<std::string>* environment) {
+    environment->push_back("KHORUS_STORE=" + std::string(command.store.data()));
+    const std::string interface = command.network_interface.data();
+    if (!interface.empty()) environment->push_back("KHORUS_NETWORK_INTERFACE=" + interface);
+  }
+
   void ended(pid_t pid, int status) {
-    const auto found = std::find(pids_.begin(), pids_.end(), pid);
-    if (found == pids_.end()) return;  // an orphan that came to us
+    if (ended_of(&pids_, GuardEvent::Kind::kEnded, pid, status)) return;
+    ended_of(&carriers_, GuardEvent::Kind::kCarrierEnded, pid, status);
+    // Else an orphan that came to us.
+  }
+
+  bool ended_of(std::vector<pid_t>* pids, GuardEvent::Kind kind, pid_t pid, int status) {
+    const auto found = std::find(pids->begin(), pids->end(), pid);
+    if (found == pids->end()) return false;
     *found = -1;
-    send({.kind = GuardEvent::Kind::kEnded,
-          .rank = static_cast<int32_t>(found - pids_.begin()),
-          .pid = pid,
-          .status = status});
+    const auto index = static_cast<int32_t>(found - pids->begin());
+    send({.kind = kind, .rank = index, .pid = pid, .status = status});
+    return true;
   }
 
   // Only those that are not reaped: until then their numbers belong to them.
@@ -142,7 +165,8 @@ class GuardProcess {
 
   JobPlan plan_;
   Descriptor socket_;
-  std::vector<pid_t> pids_;  // by rank; -1: not running
+  std::vector<pid_t> pids_;      // by rank; -1: not running
+  std::vector<pid_t> carriers_;  // likewise, of each ssh to another host
   bool over_ = false;
 };
 
@@ -175,10 +199,12 @@ Result<Guard> fork_guard(PreparedJob* job, std::span<char> title) {
   if (pid > 0) {
     job->plan.ranks.clear();  // closes what only the ranks may hold
     job->plan.spare_keys.clear();
+    job->plan.carriers.clear();
     return Guard{pid, std::move(ours)};
   }
   ours.reset();
   job->ends.clear();
+  job->carriers.clear();
   job->key = net::JobKey();
   become_guard(title);
   ::_exit(GuardProcess(std::move(job->plan), std::move(theirs)).run());

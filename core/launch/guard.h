@@ -31,15 +31,18 @@ struct GuardCommand {
   int32_t signal = 0;
   int32_t rank = -1;
   std::array<char, 256> store{};
+  // With kStart, of a job on several hosts: KHORUS_NETWORK_INTERFACE; empty: as it is.
+  std::array<char, 64> network_interface{};
 };
 
 // From the guard to the launcher.
 struct GuardEvent {
   enum class Kind : int32_t {
-    kStarted,    // `rank` runs as `pid`
-    kNotForked,  // `rank` could not be started; `status` is errno
-    kEnded,      // `rank` ended; `status` as of waitpid(2)
-    kFinished,   // nothing is left; `status` counts processes that could not be ended
+    kStarted,       // `rank` runs as `pid`
+    kNotForked,     // `rank` could not be started; `status` is errno
+    kEnded,         // `rank` ended; `status` as of waitpid(2)
+    kCarrierEnded,  // the ssh to other host number `rank` ended; `status` as of waitpid(2)
+    kFinished,      // nothing is left; `status` counts processes that could not be ended
   };
   Kind kind = Kind::kStarted;
   int32_t rank = -1;

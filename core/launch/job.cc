@@ -27,7 +27,11 @@ Job::Job(const LaunchOptions& options, PreparedJob job, Guard guard)
       guard_socket_(io_, guard_.socket.release()),
       signals_(io_),
       grace_(io_),
-      ranks_(job_.ends.size()) {}
+      ranks_(job_.ends.size()) {
+  for (const HostRanks& ranks : job_.hosts) {
+    if (ranks.host.here) first_here_ = static_cast<size_t>(ranks.first);
+  }
+}
 
 Job::~Job() = default;
 
@@ -43,24 +47,36 @@ sigset_t handled_signals() {
   return set;
 }
 
-int Job::run(const std::string& store) {
-  Status status = open_streams();
-  if (status.ok() && options_.restarts > 0) status = allow_restarts(store);
-  if (!status.ok()) {
-    say("khorusrun: " + status.message());
-    guard_socket_.close();  // tells the guard to end
-    ::waitpid(guard_.pid, nullptr, 0);
-    return 1;
-  }
+Result<std::string> Job::meet_hosts() {
+  if (Status status = open_streams(); !status.ok()) return status;
   watch_signals();
   watch_guard();
+  open_remotes();
+  if (Status status = wait_for_remotes(); !status.ok()) return status;
+  return store_address();
+}
+
+int Job::abandon(const Status& why) {
+  say("khorusrun: " + why.message());
+  guard_socket_.close();  // tells the guard to end
+  ::waitpid(guard_.pid, nullptr, 0);
+  return interrupted_by_ == 0 ? 1 : 128 + interrupted_by_;
+}
+
+int Job::run(const std::string& store) {
+  if (options_.restarts > 0) {
+    if (Status status = allow_restarts(store); !status.ok()) return abandon(status);
+  }
+  state_ = State::kRunning;
   if (!job_.notice.empty()) say("khorusrun: " + job_.notice);
   say_if_verbose("job " + job_.job_id + ", store " + store + ", guard " +
                  std::to_string(guard_.pid));
   GuardCommand start{.kind = GuardCommand::Kind::kStart};
   store.copy(start.store.data(), start.store.size() - 1);
+  network_interface_.copy(start.network_interface.data(), start.network_interface.size() - 1);
   running_ = ranks_.size();
   for (Rank& rank : ranks_) rank.running = true;
+  start_remotes(store);
   command(start);
   while (state_ != State::kOver) io_.run_one();
   return conclude();
@@ -88,43 +104,58 @@ void Job::command(const GuardCommand& command) {
 }
 
 void Job::on_event(const GuardEvent& event) {
-  const auto rank = static_cast<size_t>(event.rank);
+  const auto index = static_cast<size_t>(event.rank);
+  const size_t rank = first_here_ + index;
   switch (event.kind) {
     case GuardEvent::Kind::kStarted:
-      on_started(event);
+      on_started(rank, event.pid);
       break;
     case GuardEvent::Kind::kNotForked:
-      ranks_[rank].outcome.last_words = std::string("fork failed: ") + std::strerror(event.status);
-      on_ended(rank, W_EXITCODE(126, 0));
+      on_not_forked(rank, event.status);
       break;
     case GuardEvent::Kind::kEnded:
       on_ended(rank, event.status);
       break;
+    case GuardEvent::Kind::kCarrierEnded:
+      on_carrier_ended(&remotes_[index], event.status);
+      break;
     case GuardEvent::Kind::kFinished:
-      left_over_ = event.status;
+      left_over_ += event.status;
       state_ = State::kOver;
       break;
   }
 }
 
-void Job::on_started(const GuardEvent& event) {
-  ranks_[static_cast<size_t>(event.rank)].outcome.pid = event.pid;
-  say_if_verbose(name_of(static_cast<size_t>(event.rank)) + " is pid " + std::to_string(event.pid));
+void Job::on_started(size_t rank, int pid) {
+  ranks_[rank].outcome.pid = pid;
+  const std::string& host = ranks_[rank].outcome.host;
+  say_if_verbose(name_of(rank) + " is pid " + std::to_string(pid) +
+                 (host.empty() ? "" : " on " + host));
+}
+
+void Job::on_not_forked(size_t rank, int error) {
+  ranks_[rank].outcome.last_words = std::string("fork failed: ") + std::strerror(error);
+  on_ended(rank, W_EXITCODE(126, 0));
 }
 
 void Job::on_ended(size_t index, int wait_status) {
+  if (!ranks_[index].running || restart(index, wait_status)) return;
+  note_end(index, wait_status);
+  after_end(exit_code_of(wait_status) != 0);
+}
+
+void Job::note_end(size_t index, int wait_status) {
   Rank& rank = ranks_[index];
-  if (!rank.running || restart(index, wait_status)) return;
   rank.running = false;
   rank.ended = true;
   rank.outcome.wait_status = wait_status;
   rank.outcome.order = ended_++;
   --running_;
-  const bool failed = exit_code_of(wait_status) != 0;
   if (rounds_ != nullptr && running_ > 0) note_ended(index);
-  if (failed || options_.verbose) {
-    say_if_verbose(name_of(index) + ": " + describe_end(wait_status));
-  }
+  say_if_verbose(name_of(index) + ": " + describe_end(wait_status));
+}
+
+void Job::after_end(bool failed) {
   stopping_ = stopping_ || (failed && interrupted_by_ == 0);
   if (running_ == 0) return finish();
   if (failed || interrupted_by_ != 0) stop_after_grace(SIGTERM);
@@ -156,7 +187,7 @@ bool Job::restart(size_t index, int wait_status) {
   say("khorusrun: " + name_of(index) + " failed: " + describe_end(wait_status) + " (pid " +
       std::to_string(ranks_[index].outcome.pid) + "); starting it again (" +
       std::to_string(restarts_) + " of " + std::to_string(options_.restarts) + ")");
-  command({.kind = GuardCommand::Kind::kRestart, .rank = static_cast<int32_t>(index), .store = {}});
+  command_for(index, {.kind = GuardCommand::Kind::kRestart});
   return true;
 }
 
@@ -177,6 +208,7 @@ void Job::note_ended(size_t index) {
 // subreaper too.
 void Job::on_guard_lost() {
   guard_lost_ = true;
+  meeting_failure_ = Status(StatusCode::kUnavailable, "the guard process was killed");
   end_descendants(SIGKILL, std::chrono::steady_clock::now() + std::chrono::seconds(20));
   for (Rank& rank : ranks_) {
     if (!rank.running) continue;
@@ -210,13 +242,16 @@ void Job::stop(int signal) {
   for (Rank& rank : ranks_) {
     if (rank.running) rank.outcome.stopped_with = signal;
   }
+  tell_remotes({.kind = GuardCommand::Kind::kSignal, .signal = signal});
   command({.kind = GuardCommand::Kind::kSignal, .signal = signal});
 }
 
+// This machine last: its guard also ends what is left of the connections to the others.
 void Job::finish() {
   if (state_ != State::kRunning) return;
   state_ = State::kFinishing;
   grace_.cancel();
+  if (carriers_ > 0) return finish_remotes();
   command({.kind = GuardCommand::Kind::kFinish});
 }
 
@@ -239,6 +274,13 @@ void Job::watch_signals() {
 }
 
 void Job::on_signal(int signal) {
+  if (state_ == State::kMeeting) {
+    interrupted_by_ = signal;
+    meeting_failure_ =
+        Status(StatusCode::kUnavailable, "interrupted by " + std::string(::strsignal(signal)) +
+                                             " while the other hosts were called");
+    return;
+  }
   if (running_ == 0) return;
   if (interrupted_by_ != 0) {
     say("khorusrun: interrupted again, killing the ranks that are left");
@@ -246,6 +288,7 @@ void Job::on_signal(int signal) {
   }
   interrupted_by_ = signal;
   interrupted_first_ = !stopping_;
+  tell_remotes({.kind = GuardCommand::Kind::kSignal, .signal = signal});
   command({.kind = GuardCommand::Kind::kSignal, .signal = signal});
   say("khorusrun: " + std::string(::strsignal(signal)) + ": passed on to " +
       (options_.mpi ? std::string("mpirun") : std::to_string(running_) + " ranks") +

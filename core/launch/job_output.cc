@@ -106,7 +106,13 @@ Status Job::open_streams() {
   return Status();
 }
 
+bool Job::backed_up() const { return error_->full() || (output_ && output_->full()); }
+
 void Job::resume_streams() {
+  for (const Remote& remote : remotes_) {
+    remote.link->resume();
+    remote.link->grant();
+  }
   for (Rank& rank : ranks_) {
     if (rank.standard_output) rank.standard_output->resume();
     if (rank.standard_error) rank.standard_error->resume();

@@ -2,7 +2,6 @@
 #include "core/launch/job_plan.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -10,17 +9,17 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "core/base/status_page.h"
-#include "core/launch/horovod_names.h"
+#include "core/launch/agent_protocol.h"
+#include "core/launch/environment.h"
 #include "core/launch/mpirun.h"
 #include "core/launch/program.h"
-#include "khorus/options.h"
+#include "core/launch/ssh.h"
 
 namespace khorus::launch {
 namespace {
-
-using Variables = std::map<std::string, std::string>;
 
 Status failed_call(const char* call) {
   return Status(StatusCode::kUnavailable, std::string(call) + " failed: " + std::strerror(errno));
@@ -36,52 +35,12 @@ Result<Pipe> make_pipe() {
   return Pipe{Descriptor(ends[0]), Descriptor(ends[1])};
 }
 
-Variables environment_of_this_process() {
-  Variables variables;
-  for (char** entry = environ; entry && *entry; ++entry) {
-    const std::string_view text(*entry);
-    const size_t equals = text.find('=');
-    if (equals == std::string_view::npos) continue;
-    variables.emplace(text.substr(0, equals), text.substr(equals + 1));
-  }
-  return variables;
-}
-
 Result<std::string> make_job_id() {
   uint64_t number = 0;
   if (::getrandom(&number, sizeof(number), 0) != sizeof(number)) return failed_call("getrandom");
   std::array<char, 17> text{};
   std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(number));
   return std::string(text.data());
-}
-
-int usable_cores() {
-  cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
-
-// Threads of numeric libraries: without a bound every rank would take every core.
-std::string share_cores(int processes, Variables* variables) {
-  if (variables->count("OMP_NUM_THREADS") > 0) return "";
-  const int cores = usable_cores();
-  const int threads = std::max(1, cores / processes);
-  (*variables)["OMP_NUM_THREADS"] = std::to_string(threads);
-  return "OMP_NUM_THREADS=" + std::to_string(threads) + " for each rank (" + std::to_string(cores) +
-         " cores, " + std::to_string(processes) + " ranks); set it to choose another number";
-}
-
-void set_place(int rank, int processes, Variables* variables) {
-  (*variables)["KHORUS_RANK"] = (*variables)["KHORUS_LOCAL_RANK"] = std::to_string(rank);
-  (*variables)["KHORUS_SIZE"] = (*variables)["KHORUS_LOCAL_SIZE"] = std::to_string(processes);
-  (*variables)["KHORUS_CROSS_RANK"] = "0";
-  (*variables)["KHORUS_CROSS_SIZE"] = "1";
-}
-
-std::vector<std::string> entries_of(const Variables& variables) {
-  std::vector<std::string> entries;
-  for (const auto& [name, value] : variables) entries.push_back(name + "=" + value);
-  return entries;
 }
 
 // Our terminal, while another process group is reading it, is not ours to read: a shell that
@@ -113,6 +72,14 @@ Status give_key(const net::JobKey& key, Descriptor* to) {
   return Status();
 }
 
+Status give_spare_keys(int count, PreparedJob* job) {
+  for (int i = 0; i < count; ++i) {
+    Descriptor& spare = job->plan.spare_keys.emplace_back();
+    if (Status status = give_key(job->key, &spare); !status.ok()) return status;
+  }
+  return Status();
+}
+
 Status give_status_page(RankPlan* rank, RankEnds* ends) {
   Result<int> page = base::StatusPage::create_descriptor();
   if (!page.ok()) return page.status();
@@ -121,31 +88,19 @@ Status give_status_page(RankPlan* rank, RankEnds* ends) {
   return rank->status_page ? Status() : failed_call("fcntl");
 }
 
-// What ranks on other hosts must have of it; mpirun's own host passes everything on.
-std::vector<std::string> names_to_forward(const Variables& variables) {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : variables) {
-    if (name.starts_with("KHORUS_") || name.starts_with("HOROVOD_") || name == "OMP_NUM_THREADS" ||
-        name == "PYTHONUNBUFFERED" || name == "PYTHONPATH" || name == "LD_LIBRARY_PATH") {
-      names.push_back(name);
-    }
-  }
-  return names;
-}
-
-Status plan_rank(int rank, const LaunchOptions& options, Variables variables, PreparedJob* job) {
+// A rank of this machine, or mpirun.
+Status plan_child(const Variables& variables, bool by_mpirun, bool may_read, PreparedJob* job) {
   RankPlan plan;
   RankEnds ends;
-  if (!options.mpi) set_place(rank, options.processes, &variables);
   plan.environment = entries_of(variables);
-  if (rank > 0 || !may_read_standard_input()) {
+  if (!may_read) {
     plan.standard_input = Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
     if (!plan.standard_input) return failed_call("open /dev/null");
   }
   if (job->captured) {
     if (Status status = capture_output(&plan, &ends); !status.ok()) return status;
   }
-  if (!options.mpi) {
+  if (!by_mpirun) {
     if (Status status = give_key(job->key, &plan.key); !status.ok()) return status;
     if (Status status = give_status_page(&plan, &ends); !status.ok()) return status;
   }
@@ -154,37 +109,56 @@ Status plan_rank(int rank, const LaunchOptions& options, Variables variables, Pr
   return Status();
 }
 
-// The environment that all ranks share. Errors in it are found here, once, instead of in every
-// rank.
-Result<Variables> job_environment(const LaunchOptions& options, const std::string& job_id) {
-  Variables variables = environment_of_this_process();
-  // A job inside a rank of another job is a job of its own; its key comes from here only, but
-  // through mpirun from the user's file, if there is one.
-  if (!options.mpi) variables.erase("KHORUS_KEY_FILE");
-  for (const char* name :
-       {"KHORUS_KEY_FD", "KHORUS_STATUS_FD", "KHORUS_STORE", "KHORUS_RANK", "KHORUS_SIZE",
-        "KHORUS_LOCAL_RANK", "KHORUS_LOCAL_SIZE", "KHORUS_CROSS_RANK", "KHORUS_CROSS_SIZE"}) {
-    variables.erase(name);
+Status plan_rank(const RankPlace& place, Variables variables, PreparedJob* job) {
+  set_place(place, &variables);
+  const bool may_read = place.rank == 0 && may_read_standard_input();
+  return plan_child(variables, false, may_read, job);
+}
+
+// All ranks get their ends; those on other hosts come with the agent.
+Status plan_all_ranks(const LaunchOptions& options, const Variables& variables, PreparedJob* job) {
+  if (options.mpi) return plan_child(variables, true, may_read_standard_input(), job);
+  const int hosts = static_cast<int>(job->hosts.size());
+  for (int host = 0; host < hosts; ++host) {
+    const HostRanks& ranks = job->hosts[static_cast<size_t>(host)];
+    for (int i = 0; i < ranks.count; ++i) {
+      if (!ranks.host.here) {
+        job->ends.emplace_back();
+        continue;
+      }
+      const RankPlace place{ranks.first + i, options.processes, i, ranks.count, host, hosts};
+      if (Status status = plan_rank(place, variables, job); !status.ok()) return status;
+    }
   }
-  for (const auto& [name, value] : options.environment) variables[name] = value;
-  if (options.mpi && variables.count("HOROVOD_CPU_OPERATIONS") == 0) {
-    variables.emplace("KHORUS_BACKEND", "mpi");
+  return Status();
+}
+
+// The ssh to one other host. It gets this process's environment, in which its own agent is found.
+Status plan_carrier(const LaunchOptions& options, const Host& host, PreparedJob* job) {
+  std::string launcher = options.ssh.remote_launcher;
+  if (launcher.empty()) launcher = std::filesystem::read_symlink("/proc/self/exe").string();
+  const auto timeout_s = std::chrono::ceil<std::chrono::seconds>(job->start_timeout).count();
+  Result<std::vector<std::string>> command = ssh_command(
+      options.ssh, host, launcher, static_cast<int>(std::clamp<int64_t>(timeout_s, 1, 1 << 30)));
+  if (!command.ok()) return command.status();
+  const Result<Program> program = find_program(*command);
+  if (!program.ok()) return program.status();
+  Result<Pipe> in = make_pipe(), out = make_pipe(), error = make_pipe();
+  for (const Result<Pipe>* pipe : {&in, &out, &error}) {
+    if (!pipe->ok()) return pipe->status();
   }
-  variables["KHORUS_JOB_ID"] = job_id;
-  if (options.as_horovod) {
-    const Result<std::string> names = horovod_names(options.python_package);
-    if (!names.ok()) return names.status();
-    std::string& path = variables["PYTHONPATH"];
-    path = *names + (path.empty() ? "" : ":" + path);
-  }
-  Variables to_check = variables;
-  std::erase_if(to_check, [](const auto& variable) {  // stale places that the ranks' own will hide
-    return variable.first.starts_with("HOROVOD_") &&
-           (variable.first.ends_with("_RANK") || variable.first.ends_with("_SIZE"));
-  });
-  const Result<Config> config = Config::from_map(to_check);
-  if (!config.ok()) return config.status();
-  return variables;
+  if (::fcntl(error->read.get(), F_SETFL, O_NONBLOCK) != 0) return failed_call("fcntl");
+  RankPlan plan;
+  plan.program = program->path;
+  plan.arguments = std::move(*command);
+  plan.environment = entries_of(inherited_variables());
+  plan.standard_input = std::move(in->read);
+  plan.standard_output = std::move(out->write);
+  plan.standard_error = std::move(error->write);
+  job->plan.carriers.push_back(std::move(plan));
+  job->carriers.push_back(
+      {host, std::move(in->write), std::move(out->read), std::move(error->read)});
+  return Status();
 }
 
 }  // namespace
@@ -194,33 +168,67 @@ Result<PreparedJob> prepare_job(const LaunchOptions& options) {
   Result<std::string> job_id = make_job_id();
   if (!job_id.ok()) return job_id.status();
   job.job_id = std::move(*job_id);
-  Result<Variables> variables = job_environment(options, job.job_id);
-  if (!variables.ok()) return variables.status();
-  job.notice = share_cores(options.processes, &*variables);
-  Result<Program> program = find_program(options.program);
-  if (!program.ok()) return program.status();
+  Result<JobEnvironment> environment = job_environment(options, job.job_id);
+  if (!environment.ok()) return environment.status();
+  Variables& variables = environment->variables;
+  job.start_timeout =
+      std::chrono::milliseconds(static_cast<int64_t>(environment->config.start_timeout_s * 1000));
+  job.network_interface = environment->config.network_interface;
+  job.hosts = place_ranks(options.hosts, options.processes);
   job.captured = options.processes > 1 || options.mpi || !::isatty(STDOUT_FILENO) ||
-                 !options.output_directory.empty();
+                 !options.output_directory.empty() || job.has_other_hosts();
   // A Python that writes to a pipe keeps kilobytes back; what it printed last would die with it.
-  if (program->is_python && job.captured) variables->emplace("PYTHONUNBUFFERED", "1");
-  if (options.mpi) {
-    program = mpirun_program(options, *program, names_to_forward(*variables));
-    if (!program.ok()) return program.status();
+  if (job.captured && is_python(options.program)) variables.emplace("PYTHONUNBUFFERED", "1");
+  for (const std::string& name : names_to_forward(variables, options.forwarded)) {
+    job.forwarded.emplace_back(name, variables[name]);
   }
-  job.plan.program = std::move(program->path);
-  job.plan.arguments = std::move(program->arguments);
   Result<net::JobKey> key = net::JobKey::generate();
   if (!key.ok()) return key.status();
   job.key = *key;
-  const int children = options.mpi ? 1 : options.processes;
-  for (int rank = 0; rank < children; ++rank) {
-    if (Status status = plan_rank(rank, options, *variables, &job); !status.ok()) return status;
+  for (const HostRanks& ranks : job.hosts) {
+    if (ranks.host.here) {
+      job.notice = share_cores(ranks.count, &variables);
+      Result<Program> program = find_program(options.program);
+      if (program.ok() && options.mpi) {
+        program = mpirun_program(options, *program, names_to_forward(variables, options.forwarded));
+      }
+      if (!program.ok()) return program.status();
+      job.plan.program = std::move(program->path);
+      job.plan.arguments = std::move(program->arguments);
+    } else if (Status status = plan_carrier(options, ranks.host, &job); !status.ok()) {
+      return status;
+    }
   }
-  for (int i = 0; i < options.restarts; ++i) {
-    Descriptor& spare = job.plan.spare_keys.emplace_back();
-    if (Status status = give_key(job.key, &spare); !status.ok()) return status;
-  }
+  if (Status status = plan_all_ranks(options, variables, &job); !status.ok()) return status;
+  if (Status status = give_spare_keys(options.restarts, &job); !status.ok()) return status;
   return job;
+}
+
+Result<PreparedJob> prepare_ranks(const AgentPlan& plan, const std::string& network_interface) {
+  PreparedJob job;
+  job.job_id = plan.job_id;
+  job.key = plan.key;
+  Variables variables = inherited_variables();
+  for (const auto& [name, value] : plan.variables) variables[name] = value;
+  if (variables.count("HOROVOD_GLOO_IFACE") == 0) {
+    variables.emplace("KHORUS_NETWORK_INTERFACE", network_interface);
+  }
+  job.notice = share_cores(plan.ranks, &variables);
+  Result<Program> program = find_program(plan.program);
+  if (!program.ok()) return program.status();
+  job.plan.program = std::move(program->path);
+  job.plan.arguments = std::move(program->arguments);
+  for (int i = 0; i < plan.ranks; ++i) {
+    const RankPlace place{plan.first_rank + i, plan.size,       i,
+                          plan.ranks,          plan.host_index, plan.hosts};
+    if (Status status = plan_rank(place, variables, &job); !status.ok()) return status;
+  }
+  if (Status status = give_spare_keys(plan.restarts, &job); !status.ok()) return status;
+  return job;
+}
+
+bool PreparedJob::has_other_hosts() const {
+  return std::ranges::any_of(hosts, [](const HostRanks& ranks) { return !ranks.host.here; });
 }
 
 }  // namespace khorus::launch

@@ -1,18 +1,22 @@
-// khorusrun: starts the ranks of a job on this machine, watches them, and leaves nothing behind.
+// khorusrun: starts the ranks of a job, here and on other hosts, watches them, and leaves nothing
+// behind.
 //
 // The path: options -> prepare_job (pipes, key, environment) -> fork_guard, while there is one
-// thread -> the job's store -> Job::run. Exit codes: the job's; 2 for a wrong command line, 127 for
-// a program that cannot be run.
+// thread -> Job::meet_hosts -> the job's store -> Job::run. On the other hosts: agent.h. Exit
+// codes: the job's; 2 for a wrong command line, 127 for a program that cannot be run.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "core/launch/agent.h"
 #include "core/launch/check_build.h"
 #include "core/launch/guard.h"
 #include "core/launch/help.h"
@@ -49,22 +53,31 @@ rlimit allow_many_open_files() {
   return before;
 }
 
-int run_job(const launch::LaunchOptions& options, std::span<char> title) {
+// What a process that starts ranks changes of itself, and what the ranks get instead.
+struct Prepared {
+  sigset_t signal_mask{};
+  rlimit open_files{};
+};
+
+Prepared become_launcher() {
+  Prepared before;
   ::signal(SIGCHLD, SIG_DFL);  // an inherited "ignore" would make children unwaitable
   const sigset_t handled = launch::handled_signals();
-  sigset_t before;
-  ::sigprocmask(SIG_BLOCK, &handled, &before);
+  ::sigprocmask(SIG_BLOCK, &handled, &before.signal_mask);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  before.open_files = allow_many_open_files();
+  return before;
+}
 
-  const rlimit open_files = allow_many_open_files();
-
+int run_job(const launch::LaunchOptions& options, std::span<char> title) {
+  const Prepared before = become_launcher();
   Result<launch::PreparedJob> job = launch::prepare_job(options);
   if (!job.ok()) {
     const bool bad_value = job.status().code() == StatusCode::kInvalidArgument;
     return complain(job.status(), bad_value ? kUsageError : kCannotRun);
   }
-  job->plan.signal_mask = before;
-  job->plan.open_files = open_files;
+  job->plan.signal_mask = before.signal_mask;
+  job->plan.open_files = before.open_files;
   Result<launch::Guard> guard = launch::fork_guard(&*job, title);
   if (!guard.ok()) return complain(guard.status(), 1);
 
@@ -72,17 +85,37 @@ int run_job(const launch::LaunchOptions& options, std::span<char> title) {
   net::StoreServerOptions store_options;
   store_options.key = job->key;
   store_options.job_id = job->job_id;
-  Result<std::unique_ptr<net::StoreServer>> store = net::StoreServer::start(store_options);
-  if (!store.ok()) return complain(store.status(), 1);
-
+  std::unique_ptr<net::StoreServer> store;  // outlives the job
   int exit_code = 0;
   {
     launch::Job running(options, std::move(*job), std::move(*guard));
-    exit_code = running.run((*store)->address());
+    const Result<std::string> address = running.meet_hosts();
+    if (!address.ok()) return running.abandon(address.status());
+    store_options.bind_host = *address;
+    Result<std::unique_ptr<net::StoreServer>> started = net::StoreServer::start(store_options);
+    if (!started.ok()) return running.abandon(started.status());
+    store = std::move(*started);
+    exit_code = running.run(store->address());
     // What is left is writing out; whoever reads too slowly can be left by a signal.
-    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    ::sigprocmask(SIG_SETMASK, &before.signal_mask, nullptr);
   }
   return exit_code;
+}
+
+// On another host. Only SIGCHLD is for us: any other signal may end the agent, and with it the
+// ranks.
+int run_agent(const launch::LaunchOptions& options, std::span<char> title) {
+  launch::AgentOptions agent;
+  agent.patience = std::chrono::seconds(options.agent_patience_s);
+  agent.title = title;
+  ::signal(SIGCHLD, SIG_DFL);
+  sigset_t child;
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  ::sigprocmask(SIG_BLOCK, &child, &agent.signal_mask);
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  agent.open_files = allow_many_open_files();
+  return launch::run_agent(agent);
 }
 
 // The memory of argv, which is one piece.
@@ -106,6 +139,8 @@ int main(int argc, char** argv) {
       return print(launch::knobs_markdown());
     case launch::LaunchAction::kCheckBuild:
       return print(launch::check_build());
+    case launch::LaunchAction::kAgent:
+      return run_agent(*options, title_of(argc, argv));
     case launch::LaunchAction::kRun:
       break;
   }

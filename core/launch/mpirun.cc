@@ -45,12 +45,12 @@ Result<Program> find_mpirun() {
 
 }  // namespace
 
-Result<std::vector<std::string>> split_words(const std::string& text) {
+Result<std::vector<std::string>> split_words(const std::string& flag, const std::string& text) {
   wordexp_t words{};
   const int error = ::wordexp(text.c_str(), &words, WRDE_NOCMD | WRDE_UNDEF);
   if (error != 0) {
     return Status(StatusCode::kInvalidArgument,
-                  "--mpi-args \"" + text +
+                  flag + " \"" + text +
                       "\" cannot be split into words: it needs balanced quotes, no commands, no "
                       "unset variables, and quotes around | & ; < > ( ) { }");
   }
@@ -61,7 +61,7 @@ Result<std::vector<std::string>> split_words(const std::string& text) {
 
 Result<Program> mpirun_program(const LaunchOptions& options, const Program& program,
                                const std::vector<std::string>& variables) {
-  Result<std::vector<std::string>> words = split_words(options.mpi_args);
+  Result<std::vector<std::string>> words = split_words("--mpi-args", options.mpi_args);
   if (!words.ok()) return words.status();
   Result<Program> mpirun = find_mpirun();
   if (!mpirun.ok()) return mpirun;

@@ -21,9 +21,9 @@ namespace khorus::launch {
 Result<Program> mpirun_program(const LaunchOptions& options, const Program& program,
                                const std::vector<std::string>& variables);
 
-// The words of --mpi-args as a shell splits them: quotes hold words together, and there are no
-// commands and no unset variables in them. InvalidArgument.
-Result<std::vector<std::string>> split_words(const std::string& text);
+// The words of `text`, the value of option `flag`, as a shell splits them: quotes hold words
+// together, and there are no commands and no unset variables in them. InvalidArgument.
+Result<std::vector<std::string>> split_words(const std::string& flag, const std::string& text);
 
 // Takes the tag off "[1,3]<stdout>:text" and returns 3; nothing if mpirun speaks for itself.
 std::optional<int> take_rank_tag(std::string_view* line);

@@ -46,13 +46,13 @@ const Flag* find_flag(std::string_view name) {
   return found;
 }
 
-Result<int> parse_count(const std::string& flag, std::string_view text, int least) {
+Result<int> parse_count(const std::string& flag, std::string_view text, int least, int most) {
   int value = 0;
   const char* end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || rest != end || value < least || value > kMaxProcesses) {
+  if (error != std::errc() || rest != end || value < least || value > most) {
     return refused(flag + " \"" + std::string(text) + "\": expected a whole number from " +
-                   std::to_string(least) + " to " + std::to_string(kMaxProcesses));
+                   std::to_string(least) + " to " + std::to_string(most));
   }
   return value;
 }
@@ -107,7 +107,7 @@ class Parser {
   Status take_flag(const Flag& flag) {
     if (flag.action == FlagAction::kNotBuilt) {
       return refused(spelling_ + " is not built yet (" + std::string(flag.sentence) +
-                     "); this version runs a fixed number of ranks on this machine");
+                     "); this version runs a fixed number of ranks");
     }
     std::string text;
     if (!flag.value.empty()) {
@@ -122,19 +122,40 @@ class Parser {
   Status apply(FlagAction action, const std::string& text) {
     switch (action) {
       case FlagAction::kProcesses:
-        return set_count(text, 1, &options_.processes);
+        return set_count(text, 1, kMaxProcesses, &options_.processes);
       case FlagAction::kHosts:
-        return add_slots(parse_hosts(text));
+        return add_hosts(parse_hosts(text));
       case FlagAction::kHostfile:
-        return add_slots(read_hostfile(text));
+        return add_hosts(read_hostfile(text));
+      case FlagAction::kSshPort:
+        return set_count(text, 1, 65535, &options_.ssh.port);
+      case FlagAction::kHostSilence:
+        return set_count(text, 1, 86400, &options_.ssh.silence_s);
+      case FlagAction::kForward:
+        return forward(text);
+      case FlagAction::kAgent:
+        options_.action = LaunchAction::kAgent;
+        return set_count(text, 1, 1 << 30, &options_.agent_patience_s);
+      case FlagAction::kSshIdentity:
+        options_.ssh.identity_file = text;
+        break;
+      case FlagAction::kSshUser:
+        options_.ssh.user = text;
+        break;
+      case FlagAction::kSshCommand:
+        options_.ssh.command = text;
+        break;
+      case FlagAction::kRemoteLauncher:
+        options_.ssh.remote_launcher = text;
+        break;
       case FlagAction::kNodes:
-        return set_count(text, 1, &nodes_);
+        return set_count(text, 1, kMaxProcesses, &nodes_);
       case FlagAction::kNodeRank:
-        return set_count(text, 0, &node_rank_);
+        return set_count(text, 0, kMaxProcesses, &node_rank_);
       case FlagAction::kFailureGrace:
         return set_grace(text);
       case FlagAction::kRestarts:
-        return set_count(text, 0, &options_.restarts);
+        return set_count(text, 0, kMaxProcesses, &options_.restarts);
       case FlagAction::kOutput:
         options_.output_directory = text;
         break;
@@ -199,8 +220,8 @@ class Parser {
     return Status();
   }
 
-  Status set_count(const std::string& text, int least, int* count) {
-    const Result<int> value = parse_count(spelling_, text, least);
+  Status set_count(const std::string& text, int least, int most, int* count) {
+    const Result<int> value = parse_count(spelling_, text, least, most);
     if (!value.ok()) return value.status();
     *count = *value;
     return Status();
@@ -217,9 +238,19 @@ class Parser {
     return Status();
   }
 
-  Status add_slots(const Result<int>& slots) {
-    if (!slots.ok()) return slots.status();
-    slots_ += *slots;
+  Status add_hosts(const Result<std::vector<Host>>& hosts) {
+    if (!hosts.ok()) return hosts.status();
+    options_.hosts.insert(options_.hosts.end(), hosts->begin(), hosts->end());
+    return Status();
+  }
+
+  // "NAME" or "NAME=VALUE"
+  Status forward(const std::string& text) {
+    const size_t equals = text.find('=');
+    const std::string name = text.substr(0, equals);
+    if (name.empty()) return refused(spelling_ + " \"" + text + "\": expected NAME or NAME=VALUE");
+    if (equals != std::string::npos) options_.environment[name] = text.substr(equals + 1);
+    options_.forwarded.push_back(name);
     return Status();
   }
 
@@ -235,11 +266,20 @@ class Parser {
       return refused("--reset-limit " + std::to_string(options_.restarts) +
                      " does not go with --mpi: mpirun ends a job that lost a rank");
     }
-    if (options_.processes == 0) options_.processes = slots_;
+    options_.hosts = merge_hosts(std::move(options_.hosts));
+    int slots = 0;
+    for (const Host& host : options_.hosts) {
+      slots += host.slots;
+      if (options_.mpi && !host.here) {
+        return refused("host \"" + host.name +
+                       "\": with --mpi, mpirun is told of other hosts: --mpi-args=\"-H ...\"");
+      }
+    }
+    if (options_.processes == 0) options_.processes = slots;
     if (options_.processes == 0) return refused("how many ranks? Give -np N");
-    if (slots_ > 0 && options_.processes > slots_) {
+    if (slots > 0 && options_.processes > slots) {
       return refused("-np " + std::to_string(options_.processes) + " is more than the " +
-                     std::to_string(slots_) + " slots of the hosts");
+                     std::to_string(slots) + " slots of the hosts");
     }
     if (options_.program.empty()) {
       return refused("which program? khorusrun -np N PROGRAM [ARGUMENTS]");
@@ -251,7 +291,7 @@ class Parser {
   LaunchOptions options_;
   std::string spelling_;                 // of the flag under way, as it was given
   std::optional<std::string> attached_;  // its value, of "--flag=value"
-  int slots_ = 0, nodes_ = 1, node_rank_ = 0;
+  int nodes_ = 1, node_rank_ = 0;
 };
 
 }  // namespace

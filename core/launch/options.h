@@ -10,15 +10,21 @@
 #include <string_view>
 #include <vector>
 
+#include "core/launch/hosts.h"
+#include "core/launch/ssh.h"
 #include "khorus/status.h"
 
 namespace khorus::launch {
 
-enum class LaunchAction : uint8_t { kRun, kHelp, kVersion, kCheckBuild, kKnobsMarkdown };
+enum class LaunchAction : uint8_t { kRun, kHelp, kVersion, kCheckBuild, kKnobsMarkdown, kAgent };
 
 struct LaunchOptions {
   LaunchAction action = LaunchAction::kRun;
   int processes = 0;
+  std::vector<Host> hosts;  // empty: this machine
+  SshOptions ssh;
+  std::vector<std::string> forwarded;    // names of variables that ranks on other hosts get too
+  int agent_patience_s = 0;              // of --agent
   std::string output_directory;          // empty: no log files
   std::string prefix = "rank {rank}: ";  // empty: no prefix
   bool prefix_given = false;             // also with one rank
@@ -41,6 +47,14 @@ enum class FlagAction : uint8_t {
   kProcesses,
   kHosts,
   kHostfile,
+  kSshPort,
+  kSshIdentity,
+  kSshUser,
+  kSshCommand,
+  kHostSilence,
+  kRemoteLauncher,
+  kForward,
+  kAgent,
   kOutput,
   kPrefix,
   kNoPrefix,

@@ -44,11 +44,12 @@ Result<std::string> look_up(const std::string& name) {
 
 }  // namespace
 
+bool is_python(std::span<const std::string> command) { return command.front().ends_with(".py"); }
+
 Result<Program> find_program(std::span<const std::string> command) {
   Program program;
   program.arguments.assign(command.begin(), command.end());
-  program.is_python = command.front().ends_with(".py");
-  if (program.is_python) {
+  if (is_python(command)) {
     if (::access(command.front().c_str(), R_OK) != 0) {
       return cannot_run(command.front(), std::strerror(errno));
     }

@@ -12,8 +12,10 @@ namespace khorus::launch {
 struct Program {
   std::string path;                    // of the executable
   std::vector<std::string> arguments;  // argv, the name included
-  bool is_python = false;
 };
+
+// Whether the Python of PATH will run it.
+bool is_python(std::span<const std::string> command);
 
 // `command` is a program and its arguments. A name with a slash is a path, another is looked up in
 // PATH. A .py file is run by the python3 of PATH. Unavailable: it cannot be run, and why.

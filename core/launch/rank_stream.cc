@@ -18,7 +18,9 @@ constexpr size_t kLastLineBytes = 400;
 }  // namespace
 
 RankStream::RankStream(net::asio::io_context* io, Descriptor descriptor, Options options)
-    : stream_(*io, descriptor.release()), options_(std::move(options)) {}
+    : stream_(*io), options_(std::move(options)) {
+  if (descriptor) stream_.assign(descriptor.release());
+}
 
 void RankStream::resume() {
   if (waiting_) return;
@@ -97,7 +99,7 @@ void RankStream::write_log(std::string_view bytes, Descriptor* log) {
 }
 
 void RankStream::close() {
-  if (!stream_.is_open()) return;
+  if (std::exchange(over_, true)) return;
   lines_.finish([this](std::string_view line) { take_line(line); });
   if (!batch_.empty()) options_.output->write(std::move(batch_));
   batch_.clear();

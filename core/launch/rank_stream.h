@@ -4,6 +4,8 @@
 // or, without one and alone, the bytes as they come. Reading pauses while the output's queue is
 // full, so a rank that is faster than its reader waits, as at any pipe.
 //
+// The bytes come from a pipe, or, of ranks on other hosts, by feed().
+//
 // Thread rule: the launcher's thread.
 #pragma once
 
@@ -36,13 +38,14 @@ class RankStream {
     std::function<void(const std::string& why)> log_failed;
   };
 
-  // `descriptor` is non-blocking.
+  // `descriptor` is non-blocking; none: the bytes come by feed().
   RankStream(net::asio::io_context* io, Descriptor descriptor, Options options);
   RankStream(const RankStream&) = delete;
   RankStream& operator=(const RankStream&) = delete;
 
   // Reads until the end of the stream. Called again when the output has room: goes on.
   void resume();
+  void feed(std::string_view bytes) { take(bytes); }
   // Nobody will write any more: takes what is there, without waiting, and closes the stream.
   void drain();
   // A rank's last line that is not blank, without its end; empty if there was none.
@@ -64,6 +67,7 @@ class RankStream {
   std::string batch_;  // lines of one read, written as one piece
   std::string last_line_;
   bool waiting_ = false;
+  bool over_ = false;
 };
 
 }  // namespace khorus::launch

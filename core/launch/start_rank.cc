@@ -57,19 +57,21 @@ std::string inheritable(const Descriptor& descriptor) {
   if (rank.status_page) {
     environment.push_back("KHORUS_STATUS_FD=" + inheritable(rank.status_page));
   }
-  std::vector<std::string> arguments = plan.arguments;
+  const bool own = !rank.program.empty();
+  const std::string& program = own ? rank.program : plan.program;
+  std::vector<std::string> arguments = own ? rank.arguments : plan.arguments;
   ::setrlimit(RLIMIT_NOFILE, &plan.open_files);
   ::sigprocmask(SIG_SETMASK, &plan.signal_mask, nullptr);
-  ::execve(plan.program.c_str(), pointers(&arguments).data(), pointers(&environment).data());
-  give_up("cannot run \"" + plan.program + "\"");
+  ::execve(program.c_str(), pointers(&arguments).data(), pointers(&environment).data());
+  give_up("cannot run \"" + program + "\"");
 }
 
 }  // namespace
 
-pid_t start_rank(const JobPlan& plan, size_t rank) {
+pid_t start_rank(const JobPlan& plan, const RankPlan& rank) {
   const pid_t guard = ::getpid();
   const pid_t pid = ::fork();
-  if (pid == 0) become_rank(plan, plan.ranks[rank], guard);
+  if (pid == 0) become_rank(plan, rank, guard);
   if (pid > 0) ::setpgid(pid, pid);  // as the child does: whoever is first
   return pid;
 }

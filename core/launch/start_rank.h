@@ -9,10 +9,10 @@
 
 namespace khorus::launch {
 
-// Forks and executes rank `rank` of `plan` in a process group of its own, with its streams, with
+// Forks and executes `rank` of `plan` in a process group of its own, with its streams, with
 // the descriptors of its key and status page, and to be killed when this process ends. Returns its
 // pid, or -1 with errno. A program that cannot be executed says so on its standard error and ends
 // with 127 or 126, as in a shell.
-pid_t start_rank(const JobPlan& plan, size_t rank);
+pid_t start_rank(const JobPlan& plan, const RankPlan& rank);
 
 }  // namespace khorus::launch

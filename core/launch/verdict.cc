@@ -13,6 +13,7 @@ namespace khorus::launch {
 namespace {
 
 bool failed(const RankOutcome& rank) {
+  if (!rank.lost.empty()) return true;  // also one that was to be stopped: nobody knows
   return rank.stopped_with == 0 && exit_code_of(rank.wait_status) != 0;
 }
 
@@ -44,6 +45,11 @@ std::string shortened(const std::string& text) {
   return text.size() > kLimit ? result + "..." : result;
 }
 
+std::string describe_end_of(const RankOutcome& rank) {
+  if (rank.lost.empty()) return describe_end(rank.wait_status);
+  return shortened(rank.lost);
+}
+
 std::string signal_name(int signal) {
   const char* name = ::sigabbrev_np(signal);
   return name ? "SIG" + std::string(name) : "signal " + std::to_string(signal);
@@ -57,11 +63,13 @@ void append(std::string* sentence, const std::vector<int>& ranks, const std::str
 
 // Who else ended badly, and how: "ranks 0-1 failed after it; rank 3 was stopped with SIGTERM".
 std::string describe_consequences(const JobOutcome& job, int culprit) {
-  std::vector<int> by_themselves, stopped, killed;
+  std::vector<int> lost, by_themselves, stopped, killed;
   for (int rank = 0; rank < static_cast<int>(job.ranks.size()); ++rank) {
     const RankOutcome& outcome = job.ranks[static_cast<size_t>(rank)];
     if (rank == culprit) continue;
-    if (outcome.stopped_with == SIGKILL)
+    if (!outcome.lost.empty())
+      lost.push_back(rank);
+    else if (outcome.stopped_with == SIGKILL)
       killed.push_back(rank);
     else if (outcome.stopped_with != 0)
       stopped.push_back(rank);
@@ -69,6 +77,7 @@ std::string describe_consequences(const JobOutcome& job, int culprit) {
       by_themselves.push_back(rank);
   }
   std::string sentence;
+  append(&sentence, lost, "lost");
   append(&sentence, by_themselves, "failed after it");
   append(&sentence, stopped, "stopped with SIGTERM");
   append(&sentence, killed, "killed");
@@ -131,8 +140,8 @@ Verdict judge(const JobOutcome& job) {
   verdict.exit_code = exit_code_of(rank.wait_status);
   auto& lines = verdict.lines;
   lines.push_back("khorusrun: rank " + std::to_string(*culprit) +
-                  " failed first: " + describe_end(rank.wait_status) + " (pid " +
-                  std::to_string(rank.pid) + " on " + job.host + ")");
+                  " failed first: " + describe_end_of(rank) + " (pid " + std::to_string(rank.pid) +
+                  " on " + (rank.host.empty() ? job.host : rank.host) + ")");
   const std::string& words = rank.last_words.empty() ? rank.page.failure : rank.last_words;
   if (!words.empty()) lines.push_back("khorusrun:   its last words: " + shortened(words));
   if (!rank.page.last_operation.empty()) {

@@ -11,6 +11,8 @@
 namespace khorus::launch {
 
 struct RankOutcome {
+  std::string host;  // empty: the job's
+  std::string lost;  // why its host was given up with it; empty: `wait_status` tells its end
   int pid = 0;
   int wait_status = 0;  // as of waitpid(2)
   int order = 0;        // the how-manieth rank to end this was, from 0

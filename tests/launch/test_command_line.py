@@ -86,7 +86,7 @@ class CommandLine(LaunchTest):
     def test_wrong_command_lines(self) -> None:
         for arguments, what in (
             (["true"], "-np"),
-            (["-np", "2", "-H", "elsewhere:2", "true"], 'host "elsewhere"'),
+            (["-np", "2", "-H", "fe80::1", "true"], 'host "fe80::1"'),
             (["-np", "2", "--jsrun", "true"], "--jsrun is not built yet"),
             (["-np", "2", "--min-np", "1", "true"], "--min-np is not built yet"),
             (["--nonsense", "true"], "unknown option --nonsense"),

@@ -52,7 +52,13 @@ MAY_INCLUDE = {
     ),
     # --check-build shows what the engine's loader would find, so it asks the loader itself.
     "core/launch/check_build.cc": ("core/runtime/backend_loader.h", "khorus/", "core/launch/"),
-    "core/launch": ("khorus/", "core/base/", "core/net/", "core/launch/"),
+    "core/launch": (
+        "khorus/",
+        "core/base/",
+        "core/wire/byte_stream.h",
+        "core/net/",
+        "core/launch/",
+    ),
     "torch_plugin": ("khorus/", "torch_plugin/"),
     "python": ("khorus/", "python/"),
     "examples": ("khorus/", "examples/"),
