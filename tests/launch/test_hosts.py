@@ -209,6 +209,27 @@ class Failure(RemoteTest):
         self.assertRegex(done.err, r"its last operation: \w+ \"tensor")
         self.assertRegex(done.err, r"because of it: ranks 0-1,[23] failed after it")
 
+    def test_a_rank_on_another_host_is_started_again(self) -> None:
+        alive = self.folder / "alive"  # rank 0 waits there for the second life of rank 1
+        os.mkfifo(alive)
+        program = self.program(
+            f"""
+alive = {str(alive)!r}
+print("key of", len(os.read(int(os.environ["KHORUS_KEY_FD"]), 64)), "bytes", flush=True)
+if rank == 0:
+    open(alive).read()
+elif os.path.exists(alive + ".before"):
+    open(alive, "w").close()
+else:
+    open(alive + ".before", "w").close()
+    sys.exit(3)
+"""
+        )
+        done = self.launch("--reset-limit", "1", "-H", self.slots(1), program)
+        self.assertEqual(done.code, 0, done.err)
+        self.assertEqual(done.out.count("rank 1: key of 32 bytes\n"), 2)
+        self.assertIn("rank 1 failed: exit code 3", done.err)
+
     def test_a_host_that_does_not_answer_is_named(self) -> None:
         nobody = "10.231.77.99"
         hosts = f"{self.slots(1)},{nobody}:1"
