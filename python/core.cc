@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "khorus/gradient_plan.h"
 #include "khorus/khorus.h"
 #include "khorus/object_key.h"
 #include "khorus/version.h"
@@ -51,6 +52,7 @@ std::vector<NamedTensor> members_of(const std::vector<std::string>& names,
   return members;
 }
 
+uint64_t generation = 0;  // of the default engine: how many there have been. Under the GIL.
 PyObject* engine_error = nullptr;  // khorus.HorovodInternalError; made once, lives for ever
 
 [[noreturn]] void raise(const Status& status) {
@@ -212,9 +214,64 @@ void bind_movements(py::module_& m) {
   });
 }
 
+// Memory from Engine::allocate, readable and writable as bytes.
+class Memory {
+ public:
+  Memory(std::shared_ptr<void> memory, size_t bytes) : memory_(std::move(memory)), bytes_(bytes) {}
+  py::buffer_info buffer() const {
+    return py::buffer_info(memory_.get(), 1, py::format_descriptor<uint8_t>::format(),
+                           static_cast<py::ssize_t>(bytes_));
+  }
+  std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(memory_.get()); }
+
+ private:
+  std::shared_ptr<void> memory_;
+  size_t bytes_;
+};
+
+// (number of the DataType, elements, arrival in microseconds, whether it fits)
+using Profile = std::tuple<int, uint64_t, int64_t, bool>;
+
+GradientLearning learn_from(const std::string& name, const std::vector<Profile>& profiles,
+                            ProcessSetId set) {
+  std::vector<GradientProfile> gradients;
+  for (const auto& [dtype, elements, arrival_us, fits] : profiles) {
+    gradients.push_back({static_cast<DataType>(dtype), elements, arrival_us, fits});
+  }
+  return learn_gradients(the_engine(), name, std::move(gradients), set);
+}
+
+void bind_arenas(py::module_& m) {
+  py::class_<Memory>(m, "Memory", py::buffer_protocol())
+      .def_buffer(&Memory::buffer)
+      .def_property_readonly("address", &Memory::address);
+  m.def("allocate", [](size_t bytes, ProcessSetId set) -> std::optional<Memory> {
+    std::shared_ptr<void> memory = without_gil([&] { return the_engine().allocate(bytes, set); });
+    if (memory == nullptr) return std::nullopt;
+    return Memory(std::move(memory), bytes);
+  });
+  using Bucket = GradientPlan::Bucket;
+  py::class_<Bucket>(m, "Bucket")
+      .def_readonly("gradients", &Bucket::gradients)
+      .def_property_readonly("dtype", [](const Bucket& b) { return static_cast<int>(b.dtype); })
+      .def_readonly("elements", &Bucket::elements)
+      .def_readonly("offset_bytes", &Bucket::offset_bytes);
+  py::class_<GradientPlan>(m, "GradientPlan")
+      .def_readonly("buckets", &GradientPlan::buckets)
+      .def_readonly("bytes", &GradientPlan::bytes);
+  py::class_<GradientLearning>(m, "GradientLearning")
+      .def("plan", [](const GradientLearning& learning) {
+        wait_for(learning.work);
+        return learnt_plan(learning);
+      });
+  m.def("learn_gradients", &learn_from);
+}
+
 void bind_life(py::module_& m) {
   m.def("init", [](const std::vector<std::vector<int>>& sets) {
+    const bool fresh = !is_initialized();
     blocking([&] { init(); });
+    if (fresh) ++generation;
     // The engine is there already if this was not the first call; sets are then added as usual.
     std::vector<ProcessSetId> ids;
     blocking([&] {
@@ -223,6 +280,7 @@ void bind_life(py::module_& m) {
     return ids;
   });
   m.def("shutdown", [] { blocking([] { shutdown(); }); });
+  m.def("generation", [] { return generation; });
   m.def("is_initialized", [] { return is_initialized(); });
   m.def("installed_backends", &installed_backends);
   m.def("place", [] {
@@ -273,5 +331,6 @@ PYBIND11_MODULE(_core, m) {
   bind_work(m);
   bind_reductions(m);
   bind_movements(m);
+  bind_arenas(m);
   bind_life(m);
 }

@@ -106,6 +106,7 @@ bool GradientReducer::knows(const Tensor& parameter) const {
 }
 
 void GradientReducer::on_gradient(size_t index) {
+  follow_the_plan();
   const std::lock_guard lock(mutex_);
   Slot& slot = slots_[index];
   if (slot.passes_left == 0) {
@@ -114,9 +115,15 @@ void GradientReducer::on_gradient(size_t index) {
                   std::to_string(passes_per_step_) +
                   ") times before step(); raise backward_passes_per_step to accumulate locally");
   }
+  const auto now = std::chrono::steady_clock::now();
+  if (!learned_ && !pending_) first_gradient_ = now;
   pending_ = true;
   synchronized_ = false;
   if (--slot.passes_left > 0 || by_steps()) return;
+  if (!learned_) {
+    slot.arrival_us =
+        std::chrono::duration_cast<std::chrono::microseconds>(now - first_gradient_).count();
+  }
   prepare(slot, references_in_hook_);
   slot.ready = true;
   submit_when_complete(slot);
@@ -133,12 +140,19 @@ void GradientReducer::finish(Slot& slot) {
                   "step() leave gradients alone, or call synchronize() first");
   }
   if (result.defined() && result.layout() != at::kStrided) gradient = result;
+  if (slot.copied_back) {
+    const at::NoGradGuard no_grad;
+    gradient.copy_(slot.home);
+  }
 }
 
 std::vector<WorkPtr> GradientReducer::works() const {
   std::vector<WorkPtr> all;
   for (const Slot& slot : slots_) {
     all.insert(all.end(), slot.handle.works().begin(), slot.handle.works().end());
+  }
+  for (const Group& group : groups_) {
+    all.insert(all.end(), group.handle.works().begin(), group.handle.works().end());
   }
   return all;
 }
@@ -153,21 +167,32 @@ void GradientReducer::synchronize() {
   // Works are waited for without the lock. No hook runs now: backward() is over.
   const Status reduced = wait_all(works());
   if (status.ok()) status = reduced;
+  {
+    const std::lock_guard lock(mutex_);
+    if (reduced.ok() && may_learn()) start_learning();
+  }
+  finish_all(&status);
+  throw_if_error(status);
+  const std::lock_guard lock(mutex_);
+  synchronized_ = true;
+}
+
+void GradientReducer::finish_all(Status* status) {
   const std::lock_guard lock(mutex_);
   for (Slot& slot : slots_) {
     try {
       if (slot.submitted) finish(slot);
     } catch (const Error& error) {
-      if (status.ok()) status = error.status();
+      if (status->ok()) *status = error.status();
     }
-    slot.ready = slot.submitted = false;
+    slot.ready = slot.submitted = slot.copied_back = false;
     slot.handle = Handle();
     slot.gradient = Tensor();
     slot.passes_left = passes_per_step_;
+    if (!slot.kind_is_settled) slot.kind = Kind::kUnknown;
   }
+  for (Group& group : groups_) group.handle = Handle();
   pending_ = false;
-  throw_if_error(status);
-  synchronized_ = true;
 }
 
 std::vector<Handle> GradientReducer::reduce_steps(const std::vector<Tensor>& steps) const {

@@ -10,17 +10,27 @@
 // goes, also a rank that does not use it. They agree once, in the first synchronize() after the
 // parameter was added: sparse if some rank has a sparse gradient and none a dense one. Until then a
 // dense gradient goes at once, which makes the parameter dense for all, and a sparse one waits.
-// Later gradients of the other kind are converted.
+// Later gradients of the other kind are converted. While some rank has joined, what they agree on
+// holds for one step: that rank has not heard it.
+//
+// The arena (gradient_buckets.cc): at the end of the same first synchronize() the ranks tell each
+// other in which order gradients came and how fast they were reduced (khorus/gradient_plan.h), and
+// in the next step they all follow the plan that this makes. A bucket is a group
+// that lies in one piece and is reduced as one tensor. A gradient that backward() has made
+// elsewhere moves to its place in the hook, and .grad with it.
 #pragma once
 
 #include <torch/csrc/autograd/function_hook.h>
 
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "khorus/gradient_plan.h"
 #include "khorus/torch.h"
 
 namespace khorus::torch {
@@ -39,6 +49,10 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   bool knows(const Tensor& parameter) const;
   // Groups what has been added, as the options say. Called once. Throws Error(InvalidArgument).
   void form_groups();
+
+  // If the ranks have learnt their buckets, moves what gradients there are to the arena. Between
+  // two steps, or when the first gradient of a step has come.
+  void follow_the_plan();
 
   // Submits what no hook has submitted, waits for all, writes back what was copied.
   void synchronize();
@@ -72,11 +86,22 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     Hook* hook = nullptr;  // owned by the parameter
     int64_t passes_left = 1;
     Kind kind = Kind::kUnknown;
+    bool kind_is_settled = false;  // all ranks know it
     size_t group = kNoGroup;
     bool ready = false;  // the gradient of the last pass is there
     bool submitted = false;
-    Tensor gradient;  // as submitted
-    Handle handle;    // not valid when this rank is alone
+    Tensor gradient;           // as submitted
+    Handle handle;             // not valid when this rank is alone, nor in a bucket
+    int64_t arrival_us = -1;   // of the first step, since its first gradient; -1: none came
+    size_t offset_bytes = 0;   // in the arena
+    Tensor home;               // its place there
+    bool copied_back = false;  // it only travels at its place
+  };
+  struct Group {
+    std::vector<size_t> members;  // of slots_
+    Tensor flat;                  // of a bucket: all of it
+    std::string name;             // of a bucket
+    Handle handle;                // of a bucket that is under way
   };
 
   void on_gradient(size_t index);
@@ -88,12 +113,22 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   bool can_go(const Slot& slot) const;
   void submit_when_complete(Slot& slot);
   void submit(Slot& slot);
-  void submit_group(std::vector<size_t>& members);
+  void submit_group(Group& group);
   void submit_missing();
   Tensor kinds_seen(const std::vector<size_t>& unknown) const;
   void learn_kinds(const std::vector<size_t>& unknown, const Tensor& seen);
   void put_in_group(size_t index, size_t group);
   static void finish(Slot& slot);
+  // Of the arena.
+  bool may_learn() const;
+  std::vector<GradientProfile> profiles() const;
+  void start_learning();
+  void make_buckets(const GradientPlan& plan);
+  void settle(Slot& slot);
+  bool in_bucket(const Slot& slot) const;
+  void move_in(Slot& slot);
+  void leave_home(Slot& slot) const;
+  void submit_bucket(Group& bucket);
 
   // How many references the memory of a fresh gradient has while a hook runs.
   static size_t references_in_a_hook();
@@ -101,14 +136,21 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // Takes the mutex itself.
   void agree_on_kinds();
   void submit_all();
+  void finish_all(Status* status);
   std::vector<WorkPtr> works() const;
 
   const DistributedOptimizerOptions options_;
   const size_t references_in_hook_;
   mutable std::mutex mutex_;
   std::vector<Slot> slots_;
-  std::vector<std::vector<size_t>> groups_;          // indices of slots
-  std::unordered_map<const void*, size_t> slot_of_;  // by TensorImpl
+  std::vector<Group> groups_;
+  std::shared_ptr<void> arena_;  // set once the buckets are made
+  bool learned_ = false;
+  std::mutex learning_mutex_;  // taken before mutex_, also while waiting; guards learning_
+  GradientLearning learning_;
+  std::atomic<bool> is_learning_ = false;
+  std::chrono::steady_clock::time_point first_gradient_;  // of the step, until learned
+  std::unordered_map<const void*, size_t> slot_of_;       // by TensorImpl
   int64_t passes_per_step_;
   bool pending_ = false;
   bool synchronized_ = false;

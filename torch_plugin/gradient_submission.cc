@@ -66,7 +66,7 @@ void GradientReducer::put_in_group(size_t index, size_t group) {
     throw_invalid("parameter \"" + slot.name + "\" is in two groups; put it in one");
   }
   slot.group = group;
-  groups_[group].push_back(index);
+  groups_[group].members.push_back(index);
 }
 
 void GradientReducer::form_groups() {
@@ -91,11 +91,12 @@ void GradientReducer::form_groups() {
 
 // ---- kinds
 
-// What this rank has of each: (dense, sparse), 1 or 0. Summed, because a rank that has joined gives
-// zeros to sums.
+// How many ranks take part, and what this rank has of each: (dense, sparse), 1 or 0. Summed,
+// because a rank that has joined gives zeros to sums.
 Tensor GradientReducer::kinds_seen(const std::vector<size_t>& unknown) const {
-  const Tensor seen = at::zeros({static_cast<int64_t>(unknown.size()), 2}, at::kInt);
+  const Tensor seen = at::zeros({1 + 2 * static_cast<int64_t>(unknown.size())}, at::kInt);
   auto* counts = seen.data_ptr<int32_t>();
+  *counts++ = 1;
   for (const size_t index : unknown) {
     const Tensor& gradient = slots_[index].parameter.grad();
     if (gradient.defined()) counts[is_sparse(gradient) ? 1 : 0] = 1;
@@ -106,13 +107,12 @@ Tensor GradientReducer::kinds_seen(const std::vector<size_t>& unknown) const {
 
 void GradientReducer::learn_kinds(const std::vector<size_t>& unknown, const Tensor& seen) {
   const auto* counts = seen.const_data_ptr<int32_t>();
+  const bool all_took_part = *counts++ == ProcessSet(options_.process_set, options_.engine).size();
   for (const size_t index : unknown) {
     Slot& slot = slots_[index];
     slot.kind = counts[0] == 0 && counts[1] != 0 ? Kind::kSparse : Kind::kDense;
+    slot.kind_is_settled = all_took_part;
     counts += 2;
-    if (slot.kind == Kind::kDense || slot.group == kNoGroup) continue;
-    std::erase(groups_[slot.group], index);  // sparse gradients go alone
-    slot.group = kNoGroup;
   }
 }
 
@@ -122,9 +122,16 @@ void GradientReducer::agree_on_kinds() {
   {
     const std::lock_guard lock(mutex_);
     for (size_t i = 0; i < slots_.size(); ++i) {
-      if (slots_[i].kind == Kind::kUnknown) unknown.push_back(i);
+      if (!slots_[i].kind_is_settled) unknown.push_back(i);
     }
     if (unknown.empty() || alone()) return;
+    if (options_.sparse_as_dense) {  // none is sparse on its way
+      for (const size_t index : unknown) {
+        slots_[index].kind = Kind::kDense;
+        slots_[index].kind_is_settled = true;
+      }
+      return;
+    }
     seen = kinds_seen(unknown);
   }
   ReduceOptions options;
@@ -132,11 +139,7 @@ void GradientReducer::agree_on_kinds() {
   options.op = ReduceOp::kSum;
   options.process_set = options_.process_set;
   options.engine = options_.engine;
-  if (options_.sparse_as_dense) {
-    seen.zero_();  // none is sparse on its way
-  } else {
-    allreduce_(seen, options);
-  }
+  allreduce_(seen, options);
   const std::lock_guard lock(mutex_);
   learn_kinds(unknown, seen);
 }
@@ -154,9 +157,10 @@ void GradientReducer::prepare(Slot& slot, size_t normal_references) {
     if (options_.sparse_as_dense || must_be_dense) gradient = gradient.to_dense();
   } else if (slot.kind == Kind::kSparse) {
     gradient = gradient.to_sparse(1);
-  } else if (!alone()) {
+  } else if (!alone() && !in_bucket(slot)) {
     own_memory(gradient, normal_references);
   }
+  if (in_bucket(slot)) move_in(slot);
 }
 
 // ---- submission
@@ -189,11 +193,15 @@ bool GradientReducer::can_go(const Slot& slot) const {
 
 void GradientReducer::submit_when_complete(Slot& slot) {
   if (!can_go(slot)) return;
-  if (slot.group == kNoGroup) return submit(slot);
-  std::vector<size_t>& members = groups_[slot.group];
-  const bool complete = std::all_of(members.begin(), members.end(),
-                                    [this](size_t index) { return can_go(slots_[index]); });
-  if (complete) submit_group(members);
+  // Sparse gradients go alone, and no group waits for them.
+  if (slot.group == kNoGroup || slot.kind == Kind::kSparse) return submit(slot);
+  Group& group = groups_[slot.group];
+  const bool complete =
+      std::all_of(group.members.begin(), group.members.end(), [this](size_t index) {
+        return slots_[index].kind == Kind::kSparse || can_go(slots_[index]);
+      });
+  if (!complete) return;
+  group.flat.defined() ? submit_bucket(group) : submit_group(group);
 }
 
 void GradientReducer::submit(Slot& slot) {
@@ -206,12 +214,12 @@ void GradientReducer::submit(Slot& slot) {
                                          : allreduce_async_(slot.gradient, options);
 }
 
-void GradientReducer::submit_group(std::vector<size_t>& members) {
+void GradientReducer::submit_group(Group& group) {
   NamedTensors gradients;
   std::vector<Slot*> slots;
-  for (const size_t index : members) {
+  for (const size_t index : group.members) {
     Slot& slot = slots_[index];
-    if (!slot.parameter.requires_grad()) continue;
+    if (!slot.parameter.requires_grad() || slot.kind == Kind::kSparse) continue;
     slot.submitted = true;
     slot.gradient = slot.parameter.grad();
     gradients.emplace_back(slot.name, slot.gradient);
@@ -236,6 +244,7 @@ void GradientReducer::submit_missing() {
 }
 
 void GradientReducer::submit_all() {
+  follow_the_plan();
   agree_on_kinds();
   const std::lock_guard lock(mutex_);
   submit_missing();

@@ -75,6 +75,7 @@ class EngineImpl final : public Engine {
   std::string metrics_text() const override;
   Status dump_flight_recorder(const std::string& path) const override;
 
+  TransferCost reduction_cost() const { return core_->reduction_cost(); }
   const std::array<std::byte, 32>& object_key() const noexcept { return core_->object_key(); }
 
  private:

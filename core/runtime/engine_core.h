@@ -79,6 +79,7 @@ class EngineCore {
   const std::shared_ptr<Lane>& lane() const noexcept { return world_->lane(); }
   Timeline& timeline() noexcept { return observer_.timeline(); }
   MetricsPage metrics() const;
+  TransferCost reduction_cost() const { return observer_.reduction_cost(); }
   Status dump_flight_recorder(const std::string& path) const;
 
  private:

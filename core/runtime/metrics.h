@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/runtime/reduction_times.h"
 #include "khorus/status.h"
 #include "khorus/types.h"
 
@@ -72,6 +73,7 @@ struct Metrics {
   std::array<Counter, kStatusCodes> errors;  // operations that ended badly
   Histogram fused_tensors{kTensorBounds};
   Counter engine_failures;
+  ReductionTimes reductions;  // for plans, not on the page
 
   OfKind& of(OpKind kind) noexcept { return kinds.at(static_cast<size_t>(kind)); }
   const OfKind& of(OpKind kind) const noexcept { return kinds.at(static_cast<size_t>(kind)); }

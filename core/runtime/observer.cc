@@ -103,7 +103,9 @@ void Observer::agreed(const Job& job, uint64_t first_position) {
   for (size_t i = 0; i < job.works.size(); ++i) {
     WorkState& work = *job.works[i];
     if (is_submitted(work)) {
-      metrics_.of(kind).negotiation.observe(elapsed(work.trail().submitted_ns, now));
+      const uint64_t took_ns = elapsed(work.trail().submitted_ns, now);
+      metrics_.of(kind).negotiation.observe(took_ns);
+      if (kind == OpKind::kAllreduce) metrics_.reductions.negotiated(took_ns);
     }
     work.trail().agreed_ns = now;
     recorder_.agreed(work.trail().record, first_position + i, first_position,
@@ -146,7 +148,9 @@ void Observer::started(const Job& job) {
 
 void Observer::finished(const Job& job, const Status& status) {
   const int64_t now = now_ns();
-  Metrics::OfKind& kind = metrics_.of(job.response.tensors.front().request.kind);
+  const OpKind operation = job.response.tensors.front().request.kind;
+  Metrics::OfKind& kind = metrics_.of(operation);
+  size_t bytes = 0;
   for (const WorkStatePtr& work : job.works) {
     if (!is_submitted(*work)) continue;
     const WorkState::Trail& trail = work->trail();
@@ -156,13 +160,15 @@ void Observer::finished(const Job& job, const Status& status) {
       continue;
     }
     kind.done.add();
-    kind.bytes.add(work->operation().input.bytes());
+    bytes += work->operation().input.bytes();
     recorder_.completed(trail.record, &work->operation().output.shape, now);
   }
+  kind.bytes.add(bytes);
   kind.responses.add();
-  if (!job.works.empty()) {
-    kind.execution.observe(elapsed(job.works.front()->trail().started_ns, now));
-  }
+  if (job.works.empty()) return;
+  const uint64_t took_ns = elapsed(job.works.front()->trail().started_ns, now);
+  kind.execution.observe(took_ns);
+  if (operation == OpKind::kAllreduce) metrics_.reductions.executed(bytes, took_ns);
 }
 
 void Observer::failed(const Status& status) {

@@ -70,6 +70,7 @@ class Observer {
     bool healthy = true;
   };
   MetricsPage page(const EngineState& state) const;
+  TransferCost reduction_cost() const { return metrics_.reductions.cost(); }
 
   std::string flight_record(const std::string& reason) const;
 

@@ -66,11 +66,15 @@ TEST(SharedParameters, AreReducedOnceAfterTheLastUse) {
     const Tensor w = leaf({2.0});
     // Tied under two names, used three times.
     DistributedOptimizer optimizer(plain_sgd({w}), {{"w", w}, {"tied", w}}, on(engine));
-    const uint64_t before = engine.stats().operations_submitted;
-    (w * 1 + w * 2 + w * w).sum().backward();
-    optimizer.synchronize();
-    EXPECT_EQ(engine.stats().operations_submitted - before, 2U);  // and which are sparse
-    EXPECT_EQ(w.grad().item<double>(), 1 + 2 + 4);
+    for (const bool first : {true, false}) {
+      optimizer.zero_grad();
+      const uint64_t before = engine.stats().operations_submitted;
+      (w * 1 + w * 2 + w * w).sum().backward();
+      optimizer.synchronize();
+      // In the first step also which are sparse, and what the arena's buckets are to be.
+      EXPECT_EQ(engine.stats().operations_submitted - before, first ? 2 + kLearningOperations : 1);
+      EXPECT_EQ(w.grad().item<double>(), 1 + 2 + 4);
+    }
   });
 }
 
@@ -321,28 +325,31 @@ TEST(Closure, LbfgsIsTheSameAsOnOneRank) {
 
 TEST(Lifetime, AnOptimizerMayBeDestroyedWhileWorksAreUnderWay) {
   run_world({2}, [](Engine& engine) {
-    Net kept(::torch::kFloat64);
+    const int rank = engine.rank();
     CollectiveOptions options;
     options.engine = &engine;
-    if (engine.rank() == 0) {
-      {
-        Net net(::torch::kFloat64);
-        DistributedOptimizer optimizer(plain_sgd(net->parameters()), net->named_parameters(),
-                                       on(engine));
-        loss_on(net, 0, 0, 4).backward();
-      }  // optimizer, model and gradients are gone; rank 1 has submitted nothing yet
-      loss_on(kept, 0, 0, 4).backward();  // no hook is left that would submit
-      options.name = "go";
+    auto net = std::make_optional<Net>(::torch::kFloat64);
+    auto optimizer = std::make_unique<DistributedOptimizer>(plain_sgd((*net)->parameters()),
+                                                            (*net)->named_parameters(), on(engine));
+    // The first step is reduced one by one, the second in the arena.
+    for (int step = 0; step < 2; ++step) {
+      loss_on(*net, step, 4 * rank, 4).backward();
+      optimizer->step();
+      optimizer->zero_grad();
+    }
+    options.name = "go";
+    if (rank == 0) {
+      loss_on(*net, 2, 0, 4).backward();
+      optimizer.reset();
+      Net kept = *std::exchange(net, std::nullopt);
+      // Gradients are under way or gone; rank 1 has submitted nothing yet.
+      for (const Tensor& parameter : kept->parameters()) parameter.mutable_grad().reset();
+      loss_on(kept, 2, 0, 4).backward();  // no hook is left that would submit
       barrier(options);
     } else {
-      options.name = "go";
       barrier(options);
-      auto all_dense = on(engine);
-      all_dense.sparse_as_dense = true;  // nothing to agree on with the optimizer that is gone
-      DistributedOptimizer optimizer(plain_sgd(kept->parameters()), kept->named_parameters(),
-                                     all_dense);
-      loss_on(kept, 0, 4, 4).backward();
-      optimizer.step();
+      loss_on(*net, 2, 4, 4).backward();
+      optimizer->step();
     }
     options.name = "end";
     barrier(options);

@@ -16,9 +16,13 @@
 
 namespace khorus::torch::testing {
 
+// What learning about the arena takes in the first step.
+inline constexpr uint64_t kLearningOperations = 1;
+
 struct WorldOptions {
   int size = 2;
   int64_t fusion_threshold_bytes = 64 << 20;
+  std::string backend = "local";
 };
 
 // Runs `body` on every rank and returns what each threw ("" : nothing). A rank that throws shuts
@@ -33,7 +37,7 @@ inline std::vector<std::string> run_ranks(const WorldOptions& options,
       EngineOptions engine_options;
       engine_options.world = world;
       engine_options.place = {rank, options.size, rank, options.size, 0, 1};
-      engine_options.config.backend = "local";
+      engine_options.config.backend = options.backend;
       engine_options.config.fusion_threshold_bytes = options.fusion_threshold_bytes;
       Result<std::unique_ptr<Engine>> engine = Engine::create(engine_options);
       throw_if_error(engine.status());

@@ -1,244 +1,30 @@
 """DistributedOptimizer: a torch optimizer whose gradients are reduced over the ranks.
 
-A hook on every parameter fires when its gradient is complete, and submits it at once, so that
-communication overlaps the rest of the backward pass; step() waits for all of them.
+How gradients are submitted during the backward pass is in _reducer.py; step() waits for them.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from khorus.basics import is_initialized
 from khorus.process_sets import ProcessSet, global_process_set
 from khorus.reduce_ops import Adasum, Average, ReduceOp, Sum
+from khorus.torch._reducer import Parameter, Reducer
 from khorus.torch.compression import Compression, Compressor
-from khorus.torch.mpi_ops import (
-    allreduce_async_,
-    grouped_allreduce_async_,
-    sparse_allreduce_async,
-    synchronize,
-)
 
 __all__ = ["DistributedOptimizer"]
-
-Parameter = torch.Tensor
-
-
-class _Reducer:
-    """What DistributedOptimizer adds to an optimizer: which gradients are under way, and how."""
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        named_parameters: Iterable[tuple[str, Parameter]] | None,
-        compression: type[Compressor],
-        backward_passes_per_step: int,
-        op: ReduceOp,
-        gradient_predivide_factor: float,
-        groups: list[list[Parameter]],
-        sparse_as_dense: bool,
-        process_set: ProcessSet,
-    ) -> None:
-        self.optimizer = optimizer
-        self.names = _names_of(optimizer, named_parameters)
-        self.compression = compression
-        self.passes = backward_passes_per_step
-        self.op = op
-        self.predivide = gradient_predivide_factor
-        self.sparse_as_dense = sparse_as_dense
-        self.process_set = process_set
-        self.group_of = {p: tuple(group) for group in groups for p in group}
-        self.delay: dict[Parameter, int] = {}
-        self.ready: dict[tuple[Parameter, ...], set[Parameter]] = {}
-        self.pending: dict[Parameter, Callable[[], None]] = {}
-        self.hooked: dict[Parameter, Any] = {}
-        self.add_hooks()
-
-    def parameters(self) -> Iterator[Parameter]:
-        for group in self.optimizer.param_groups:
-            for p in group["params"]:
-                if p.requires_grad:
-                    yield p
-
-    def add_hooks(self) -> None:
-        """Also for parameters that came with add_param_group() or were thawed."""
-        for p in self.parameters():
-            if p in self.hooked:
-                continue
-            self.delay[p] = self.passes
-            if hasattr(p, "register_post_accumulate_grad_hook"):
-                self.hooked[p] = p.register_post_accumulate_grad_hook(self.gradient_is_there)
-            else:  # before torch 2.1
-                node: Any = p.expand_as(p).grad_fn
-                node = node.next_functions[0][0]
-                node.register_hook(lambda *_, p=p: self.gradient_is_there(p))
-                self.hooked[p] = node
-
-    def remove_hooks(self) -> None:
-        for hook in self.hooked.values():
-            if hasattr(hook, "remove"):
-                hook.remove()
-        self.hooked.clear()
-
-    def gradient_is_there(self, p: Parameter) -> None:
-        if self.process_set.included() is False:
-            return
-        if p in self.pending or self.delay[p] <= 0:
-            raise AssertionError(
-                f"the gradient of {self.name_of(p)!r} was computed more than {self.passes} times "
-                "before step() or synchronize(); raise backward_passes_per_step if that is meant"
-            )
-        self.delay[p] -= 1
-        if self.delay[p] == 0:
-            self.submit(p)
-
-    def name_of(self, p: Parameter) -> str:
-        name = self.names.get(p)
-        if name is None:
-            name = self.names[p] = f"allreduce.added.{len(self.names)}"
-        return name
-
-    def submit(self, p: Parameter) -> None:
-        group = self.group_of.get(p)
-        if group is None:
-            self.submit_alone(p)
-            return
-        ready = self.ready.setdefault(group, set())
-        ready.add(p)
-        self.pending[p] = lambda: None
-        if len(ready) == len(group):
-            del self.ready[group]
-            self.submit_group(group)
-
-    def gradient_of(self, p: Parameter) -> torch.Tensor:
-        if p.grad is None:
-            # Another rank may have one, and waits for ours.
-            p.grad = torch.zeros_like(p)
-        if p.grad.is_sparse and self.sparse_as_dense:
-            p.grad = p.grad.to_dense()
-        return p.grad
-
-    def options(self) -> dict[str, Any]:
-        before, after = 1.0, 1.0
-        if self.op == Average:
-            before, after = 1.0 / self.predivide, self.predivide
-        return {
-            "op": self.op,
-            "prescale_factor": before,
-            "postscale_factor": after,
-            "process_set": self.process_set,
-        }
-
-    def submit_alone(self, p: Parameter) -> None:
-        gradient = self.gradient_of(p)
-        if gradient.is_sparse:
-            wait = sparse_allreduce_async(gradient, self.name_of(p), self.op, self.process_set)
-
-            def finish_sparse() -> None:
-                p.grad = wait()
-
-            self.pending[p] = finish_sparse
-            return
-        smaller, context = self.compression.compress(gradient)
-        handle = allreduce_async_(smaller, name=self.name_of(p), **self.options())
-
-        def finish() -> None:
-            self.put_back(p, synchronize(handle), context)
-
-        self.pending[p] = finish
-
-    def submit_group(self, group: Sequence[Parameter]) -> None:
-        pairs = [self.compression.compress(self.gradient_of(p)) for p in group]
-        handle = grouped_allreduce_async_(
-            [smaller for smaller, _ in pairs], name=self.name_of(group[0]), **self.options()
-        )
-
-        def finish() -> None:
-            for p, reduced, (_, context) in zip(group, synchronize(handle), pairs, strict=True):
-                self.put_back(p, reduced, context)
-
-        for p in group[1:]:
-            self.pending[p] = lambda: None
-        self.pending[group[0]] = finish
-
-    def put_back(self, p: Parameter, reduced: torch.Tensor, context: Any) -> None:
-        whole = self.compression.decompress(reduced, context)
-        assert p.grad is not None
-        if whole.data_ptr() != p.grad.data_ptr():
-            with torch.no_grad():
-                p.grad.copy_(whole)
-
-    def synchronize(self) -> None:
-        if self.process_set.included() is False:
-            return
-        self.add_hooks()
-        for p in self.parameters():
-            if p not in self.pending:  # no gradient on this rank, or fewer passes than planned
-                self.submit(p)
-        for group in list(self.ready):  # of which a member was frozen meanwhile
-            del self.ready[group]
-            self.submit_group(group)
-        error: BaseException | None = None
-        for finish in list(self.pending.values()):
-            try:
-                finish()
-            except (RuntimeError, ValueError) as failure:
-                error = error or failure
-        self.pending.clear()
-        for p in self.delay:
-            self.delay[p] = self.passes
-        if error is not None:
-            raise error
-
-    def forget(self) -> None:
-        """Drops what is under way after the engine has failed. No memory of it is in use then."""
-        for finish in list(self.pending.values()):
-            with suppress(RuntimeError, ValueError):
-                finish()
-        self.pending.clear()
-        self.ready.clear()
-        for p in self.delay:
-            self.delay[p] = self.passes
-
-    @property
-    def is_busy(self) -> bool:
-        return bool(self.pending)
-
-
-def _names_of(
-    optimizer: torch.optim.Optimizer,
-    named_parameters: Iterable[tuple[str, Parameter]] | None,
-) -> dict[Parameter, str]:
-    every = [p for group in optimizer.param_groups for p in group["params"]]
-    if named_parameters is None:
-        return {p: f"allreduce.noname.{i}" for i, p in enumerate(every)}
-    named = list(named_parameters)
-    if any(not isinstance(item, tuple) for item in named):
-        raise ValueError(
-            "named_parameters: expected pairs of name and parameter, as of model.named_parameters()"
-        )
-    names = [name for name, _ in named]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"named_parameters: these names are there twice: {', '.join(twice)}")
-    known = {p for _, p in named}
-    nameless = sum(1 for p in every if p not in known)
-    if nameless:
-        raise ValueError(
-            f"named_parameters: {nameless} parameters of the optimizer are not among them; give "
-            "all or none"
-        )
-    return {p: name for name, p in named}
 
 
 class _Distributed:
     """The methods that the optimizer's class gets; the rest is the wrapped class."""
 
-    _khorus: _Reducer
+    _khorus: Reducer
     _khorus_synchronized: bool
     _khorus_should_synchronize: bool
 
@@ -295,6 +81,8 @@ class _Distributed:
             )
         base: Any = super()
         base.zero_grad(*args, **kwargs)
+        if is_initialized():  # the best moment: few gradients have to move
+            self._khorus.follow_the_plan()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         base: Any = super()
@@ -354,12 +142,19 @@ def DistributedOptimizer(
     groups: Any = None,
     sparse_as_dense: bool = False,
     process_set: ProcessSet = global_process_set,
+    gradient_arena: bool = True,
 ) -> Any:
     """Wraps a torch optimizer: its gradients are reduced over the ranks before each step.
 
     Returns an optimizer of a class that is named like the wrapped one's and inherits from it, with
     its state, options and parameters; the wrapped one is not used any more. See docs/api.md for the
-    options, which are Horovod's.
+    options, which are Horovod's, and gradient_arena: see below.
+
+    gradient_arena: from the second step on, dense gradients live in memory that all ranks reduce
+    without packing or copying, in the order in which backward() makes them and in buckets that the
+    first step has shown to suit. The bits are the same. Not with `compression`, groups or Adasum;
+    sparse gradients and those not of the CPU go one by one. If it is False on some rank, no rank
+    has an arena.
     """
     if op not in (Average, Sum, Adasum):
         raise ValueError(f"op is {op!r}; gradients know Average, Sum, Adasum")
@@ -373,7 +168,7 @@ def DistributedOptimizer(
     wrapped.__dict__.update(optimizer.__dict__)
     # What a scheduler put around the wrapped optimizer's step() would step without us.
     wrapped.__dict__.pop("step", None)
-    wrapped._khorus = _Reducer(
+    wrapped._khorus = Reducer(
         wrapped,
         named_parameters,
         compression,
@@ -383,6 +178,7 @@ def DistributedOptimizer(
         _groups_of(optimizer, num_groups, groups),
         sparse_as_dense,
         process_set,
+        gradient_arena,
     )
     wrapped._khorus_synchronized = False
     wrapped._khorus_should_synchronize = True

@@ -183,6 +183,13 @@ struct DistributedOptimizerOptions {
   std::vector<std::vector<Tensor>> groups = {};
   // Sparse gradients are made dense before they are reduced, instead of being gathered.
   bool sparse_as_dense = false;
+  // From the second step on, dense gradients live in one piece of memory, in the order in which
+  // backward() makes them, and are reduced there in buckets that the first step has shown to suit:
+  // nothing is packed, and nothing is copied once more between processes of one host. What a kept
+  // reference to an earlier step's gradient holds stays as it was. Not with `compression`, groups
+  // or kAdasum, nor for gradients that are not contiguous on the CPU: those go one by one. The bits
+  // are the same. If it is off on some rank, no rank has one.
+  bool gradient_arena = true;
   ProcessSetId process_set = kGlobalProcessSet;
   // Prefix of the tensor names. Two optimizers with equal parameter names whose gradients are under
   // way at the same time need different prefixes.

@@ -1,0 +1,268 @@
+"""The gradient arena: memory in which gradients are reduced where they lie. Not public.
+
+After the first step the ranks tell each other in which order gradients came and how fast they were
+reduced, and from the next step on all follow the plan that this makes (khorus/gradient_plan.h):
+gradients of a bucket lie side by side and are reduced as one tensor. A gradient that backward() has
+made elsewhere is copied to its place, and p.grad with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from khorus import _core
+from khorus.process_sets import ProcessSet, id_of
+from khorus.torch._tensors import _NUMBERS, Handle
+
+Parameter = torch.Tensor
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_UNFIT = (_NUMBERS[torch.float32], 0, -1, False)
+
+
+def may_be_in_an_arena(p: Parameter) -> bool:
+    """A gradient that is sparse now stays out; one that nobody made now may come later."""
+    return (
+        type(p) in (torch.Tensor, torch.nn.Parameter)
+        and p.requires_grad
+        and p.device.type == "cpu"
+        and p.layout == torch.strided
+        and p.dtype in _FLOATS
+        and p.numel() > 0
+        and p.is_contiguous()
+        and not (p.grad is not None and p.grad.is_sparse)
+    )
+
+
+def _nothing() -> None:
+    return None
+
+
+class _Place:
+    """Where the gradient of one parameter lies in its bucket.
+
+    A tensor that is given away lies on a memoryview of its own. While that lives, somebody has the
+    tensor, or a view of it.
+    """
+
+    def __init__(self, p: Parameter, offset_bytes: int) -> None:
+        self.shape, self.dtype = p.shape, p.dtype
+        self.offset = offset_bytes
+        self.bytes = p.numel() * p.element_size()
+        self.given: Callable[[], memoryview | None] = _nothing
+
+    def tensor(self, memory: _core.Memory, give: bool) -> torch.Tensor:
+        part = memoryview(memory)[self.offset : self.offset + self.bytes]
+        if give:
+            self.given = weakref.ref(part)
+        return torch.frombuffer(part, dtype=self.dtype).view(self.shape)
+
+    def has(self, gradient: torch.Tensor, memory: _core.Memory) -> bool:
+        return (
+            gradient.layout == torch.strided
+            and gradient.data_ptr() == memory.address + self.offset
+            and gradient.is_contiguous()
+        )
+
+
+class Bucket:
+    """Gradients that are reduced together. Of one thread at a time."""
+
+    def __init__(
+        self,
+        members: Sequence[tuple[str, Parameter]],
+        plan: _core.Bucket,
+        arena: _core.Memory,
+        process_set: int,
+    ) -> None:
+        self.name = f"{members[0][0]} .. {members[-1][0]} ({len(members)} gradients)"
+        self.plan = plan
+        self.memory = arena
+        self.start = plan.offset_bytes
+        self.process_set = process_set
+        self.names = {p: name for name, p in members}
+        self.places: dict[Parameter, _Place] = {}
+        offset = plan.offset_bytes
+        for _, p in members:
+            self.places[p] = _Place(p, offset)
+            offset += self.places[p].bytes
+        self.end = offset
+        self.missing = set(self.places)
+        self.copied_back: list[Parameter] = []
+        self.submitted = False
+
+    def settle(self) -> None:
+        """What is kept from step to step moves once, and stays the same tensor."""
+        with torch.no_grad():
+            for p, place in self.places.items():
+                gradient = p.grad
+                if gradient is None or gradient.is_sparse or gradient.requires_grad:
+                    continue
+                if gradient.shape == place.shape:
+                    home = place.tensor(self.memory, give=True)
+                    gradient.data = home.copy_(gradient)
+
+    def take(self, p: Parameter) -> None:
+        """The gradient of this step, which there is, goes to its place."""
+        place = self.places[p]
+        gradient = p.grad
+        assert gradient is not None
+        if gradient.shape != place.shape:
+            raise ValueError(
+                f"the gradient of {self.names[p]!r} had shape {list(place.shape)} and has shape "
+                f"{list(gradient.shape)}; give parameters that change a DistributedOptimizer with "
+                "gradient_arena=False"
+            )
+        with torch.no_grad():
+            if not place.has(gradient, self.memory):
+                self.free(place)
+                keeps = gradient.requires_grad  # one with a history stays what it is
+                home = place.tensor(self.memory, give=not keeps)
+                home.copy_(gradient.to_dense() if gradient.is_sparse else gradient)
+                if keeps:
+                    self.copied_back.append(p)
+                else:
+                    p.grad = home
+        self.missing.discard(p)
+
+    def free(self, place: _Place) -> None:
+        """Who still has a gradient of an earlier step keeps it, and the memory of the bucket."""
+        if place.given() is None:
+            return
+        size = self.end - self.start
+        memory = _allocated(size, self.process_set)
+        old, shift, self.memory = self.memory, self.start, memory
+        self.start, self.end = 0, size
+        for p, moved in self.places.items():
+            there = p not in self.missing and p.grad is not None and moved.has(p.grad, old)
+            now = moved.tensor(old, give=False)
+            moved.offset -= shift
+            moved.given = _nothing
+            if there:
+                p.grad = moved.tensor(memory, give=True).copy_(now)
+            elif p in self.copied_back:
+                moved.tensor(memory, give=False).copy_(now)
+
+    @property
+    def is_complete(self) -> bool:
+        """A parameter that is frozen here is not waited for."""
+        return not any(p.requires_grad for p in self.missing)
+
+    @property
+    def has_some(self) -> bool:
+        return len(self.missing) < len(self.places)
+
+    def submit(self, op: int, prescale: float, postscale: float) -> Handle:
+        with torch.no_grad():
+            for p in self.missing:  # frozen: its gradient, if it has one, is left alone
+                self.free(self.places[p])
+                self.places[p].tensor(self.memory, give=False).zero_()
+        whole = (self.memory.address + self.start, self.plan.dtype, (self.plan.elements,))
+        work = _core.allreduce(self.name, whole, whole, op, prescale, postscale, self.process_set)
+        self.submitted = True
+        return Handle([work], self.memory, self.finish)
+
+    def finish(self, _: Any) -> None:
+        with torch.no_grad():
+            for p, place in self.places.items():
+                if p in self.missing:
+                    continue
+                if p.grad is None:
+                    p.grad = place.tensor(self.memory, give=False).clone()
+                elif not place.has(p.grad, self.memory):  # has a history, or was replaced
+                    p.grad.copy_(place.tensor(self.memory, give=False))
+
+    def reset(self) -> None:
+        self.missing = set(self.places)
+        self.copied_back.clear()
+        self.submitted = False
+
+
+def _allocated(size: int, process_set: int) -> _core.Memory:
+    memory = _core.allocate(size, process_set)
+    if memory is None:
+        raise MemoryError(
+            f"no memory for gradients of {size} bytes; the other ranks have theirs: give this rank "
+            "more"
+        )
+    return memory
+
+
+# By name: the next one of the same name, of another optimizer, comes after it.
+_under_way: dict[str, _core.GradientLearning] = {}
+
+
+class Arena:
+    """The buckets of one optimizer, once they are learnt."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.lock = threading.Lock()  # backward() may run in several threads
+        self.forget()
+
+    def forget(self) -> None:
+        """Of another engine: the ranks are not the same."""
+        self.generation = _core.generation()
+        self.buckets: list[Bucket] = []
+        self.bucket_of: dict[Parameter, Bucket] = {}
+        self.is_learnt = False
+        self.learning: _core.GradientLearning | None = None
+        self.names: list[tuple[str, Parameter]] = []
+        self.arrivals_us: dict[Parameter, int] = {}
+        self.first_ns = 0
+
+    def note_arrival(self, p: Parameter) -> None:
+        if self.is_learnt:
+            return
+        now = time.monotonic_ns()
+        if not self.arrivals_us:
+            self.first_ns = now
+        self.arrivals_us[p] = (now - self.first_ns) // 1000
+
+    def learn(self, named: list[tuple[str, Parameter]], process_set: int) -> None:
+        """At the end of a step. Returns at once. A rank that wants no arena takes part, too:
+        nothing of it fits, so no rank has one."""
+        profiles = [
+            (_NUMBERS[p.dtype], p.numel(), self.arrivals_us.get(p, -1), True)
+            if self.wanted and may_be_in_an_arena(p)
+            else _UNFIT
+            for _, p in named
+        ]
+        signature = zlib.crc32(repr([(name, len(named)) for name, _ in named]).encode())
+        name = f"{named[0][0]}.gradient_arrivals.{signature:08x}"
+        before = _under_way.pop(name, None)
+        if before is not None:
+            before.plan()
+        self.learning = _under_way[name] = _core.learn_gradients(name, profiles, process_set)
+        self.names = named
+        self.arrivals_us.clear()
+
+    def follow_the_plan(self, process_set: ProcessSet) -> None:
+        """Before the first gradient of a step leaves. All ranks have begun to learn in the step
+        before, so this waits for none that has to do something else first."""
+        if self.learning is None:
+            return
+        with self.lock:
+            if self.learning is None:
+                return
+            plan = self.learning.plan()
+            if plan is not None and plan.buckets:
+                self.make_buckets(plan, id_of(process_set))
+            self.is_learnt = plan is not None  # else a rank has joined and has not heard it
+            self.learning = None
+
+    def make_buckets(self, plan: _core.GradientPlan, process_set: int) -> None:
+        arena = _allocated(plan.bytes, process_set)
+        for planned in plan.buckets:
+            members = [self.names[i] for i in planned.gradients]
+            bucket = Bucket(members, planned, arena, process_set)
+            self.buckets.append(bucket)
+            self.bucket_of.update((p, bucket) for _, p in members)
+            bucket.settle()

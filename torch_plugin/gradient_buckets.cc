@@ -1,0 +1,161 @@
+// GradientReducer: the arena and its buckets. See gradient_reducer.h.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "khorus/gradient_plan.h"
+#include "torch_plugin/gradient_reducer.h"
+#include "torch_plugin/tensor_view.h"
+
+namespace khorus::torch {
+namespace {
+
+bool may_be_in_an_arena(const Tensor& parameter) {
+  const auto type = parameter.scalar_type();
+  return parameter.layout() == at::kStrided && parameter.is_cpu() && parameter.is_contiguous() &&
+         parameter.requires_grad() && parameter.numel() > 0 &&
+         (type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16);
+}
+
+DataType data_type_of(const Tensor& parameter) { return view_of(parameter, "a parameter").dtype; }
+
+// A tensor over a part of the arena; it keeps the arena.
+Tensor part_of(const std::shared_ptr<void>& arena, size_t offset_bytes, at::IntArrayRef shape,
+               at::ScalarType type) {
+  auto* const at = static_cast<std::byte*>(arena.get()) + offset_bytes;
+  return at::from_blob(
+      at, shape, [arena](void*) {}, at::TensorOptions().dtype(type));
+}
+
+}  // namespace
+
+// A rank that has the arena off takes part, too: nothing of it fits, so no rank has one.
+bool GradientReducer::may_learn() const {
+  return !learned_ && !alone() && !by_steps() && groups_.empty() &&
+         options_.compression == Compression::none && !slots_.empty();
+}
+
+std::vector<GradientProfile> GradientReducer::profiles() const {
+  std::vector<GradientProfile> gradients;
+  for (const Slot& slot : slots_) {
+    GradientProfile& gradient = gradients.emplace_back();
+    gradient.fits =
+        options_.gradient_arena && slot.kind == Kind::kDense && may_be_in_an_arena(slot.parameter);
+    if (!gradient.fits) continue;
+    gradient.dtype = data_type_of(slot.parameter);
+    gradient.elements = static_cast<uint64_t>(slot.parameter.numel());
+    gradient.arrival_us = slot.arrival_us;
+  }
+  return gradients;
+}
+
+void GradientReducer::start_learning() {
+  learning_ =
+      learn_gradients(engine_of(options_.engine), slots_.front().name + ".gradient_arrivals",
+                      profiles(), options_.process_set);
+  for (Slot& slot : slots_) slot.arrival_us = -1;
+  is_learning_ = true;
+}
+
+// Before the first gradient of a step leaves. Every rank has started in the step before, so this
+// waits for no rank that has to do something else first.
+void GradientReducer::follow_the_plan() {
+  if (!is_learning_) return;
+  const std::lock_guard learning_lock(learning_mutex_);
+  if (!is_learning_) return;
+  throw_if_error(learning_.work->wait());
+  const std::lock_guard lock(mutex_);
+  const auto plan = learnt_plan(learning_);
+  if (plan && !plan->buckets.empty()) make_buckets(*plan);
+  learned_ = plan.has_value();  // else a rank has joined: this step is learnt from, too
+  learning_ = {};
+  is_learning_ = false;
+}
+
+void GradientReducer::make_buckets(const GradientPlan& plan) {
+  arena_ = engine_of(options_.engine).allocate(plan.bytes, options_.process_set);
+  if (arena_ == nullptr) {
+    throw Error(Status(StatusCode::kUnavailable,
+                       "no memory for gradients of " + std::to_string(plan.bytes) +
+                           " bytes; the others of this job have theirs: give this rank more"));
+  }
+  for (const GradientPlan::Bucket& bucket : plan.buckets) {
+    Group& group = groups_.emplace_back();
+    group.members = bucket.gradients;
+    size_t offset = bucket.offset_bytes;
+    for (const size_t index : bucket.gradients) {
+      Slot& slot = slots_[index];
+      slot.group = groups_.size() - 1;
+      slot.offset_bytes = offset;
+      slot.home = part_of(arena_, offset, slot.parameter.sizes(), slot.parameter.scalar_type());
+      offset += slot.parameter.nbytes();
+      settle(slot);
+    }
+    const Tensor& first = slots_[group.members.front()].parameter;
+    group.flat = part_of(arena_, bucket.offset_bytes, {static_cast<int64_t>(bucket.elements)},
+                         first.scalar_type());
+    group.name = slots_[group.members.front()].name + " .. " + slots_[group.members.back()].name +
+                 " (" + std::to_string(group.members.size()) + " gradients)";
+  }
+}
+
+// A gradient that is kept from step to step moves once, and stays the same tensor for who holds it.
+void GradientReducer::settle(Slot& slot) {
+  const at::NoGradGuard no_grad;
+  Tensor& gradient = slot.parameter.mutable_grad();
+  if (!gradient.defined() || gradient.layout() != at::kStrided || gradient.requires_grad() ||
+      gradient.sizes() != slot.home.sizes() || gradient.scalar_type() != slot.home.scalar_type()) {
+    return;
+  }
+  slot.home.copy_(gradient);
+  gradient.set_data(slot.home);
+  slot.home = gradient;
+}
+
+bool GradientReducer::in_bucket(const Slot& slot) const {
+  return slot.group != kNoGroup && groups_[slot.group].flat.defined();
+}
+
+// What others still hold of the slot's place keeps its values, in memory of its own.
+void GradientReducer::leave_home(Slot& slot) const {
+  if (slot.home.use_count() == 1 && slot.home.storage().use_count() == 1) return;
+  const Tensor old = slot.home;
+  slot.home = part_of(arena_, slot.offset_bytes, old.sizes(), old.scalar_type());
+  const Tensor copy = old.clone();
+  old.storage().set_data_ptr_noswap(copy.storage().set_data_ptr(at::DataPtr()));
+}
+
+// Copies the gradient to its place, unless it has been accumulated there.
+void GradientReducer::move_in(Slot& slot) {
+  Tensor& gradient = slot.parameter.mutable_grad();
+  if (gradient.is_same(slot.home)) return;
+  if (gradient.sizes() != slot.home.sizes()) {
+    throw_invalid("the gradient of \"" + slot.name + "\" had shape " +
+                  to_string(Shape(slot.home.sizes().vec())) + " and has shape " +
+                  to_string(Shape(gradient.sizes().vec())) +
+                  "; give parameters that change a DistributedOptimizer with gradient_arena off");
+  }
+  leave_home(slot);
+  slot.home.copy_(gradient);
+  // One with a history, of backward(create_graph), stays what it is.
+  slot.copied_back = gradient.requires_grad();
+  if (!slot.copied_back) gradient = slot.home;
+}
+
+// A parameter that is frozen here gives nothing, and its gradient, if it has one, is left alone.
+void GradientReducer::submit_bucket(Group& bucket) {
+  const at::NoGradGuard no_grad;
+  for (const size_t index : bucket.members) {
+    Slot& slot = slots_[index];
+    if (slot.parameter.requires_grad()) {
+      slot.submitted = true;
+      slot.gradient = slot.parameter.grad();
+      continue;
+    }
+    leave_home(slot);
+    slot.home.zero_();
+  }
+  bucket.handle = allreduce_async_(bucket.flat, reduce_options(bucket.name));
+}
+
+}  // namespace khorus::torch
