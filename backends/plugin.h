@@ -6,6 +6,8 @@
 //   Status connect();  Status run(const khorus_op& op);  void abort(const std::string& reason);
 // and a destructor that disconnects; who also lends memory,
 //   Result<khorus_memory> allocate(size_t bytes);
+// who works on a device,
+//   Status order(uint64_t sequence, void* stream);  Status finish(uint64_t sequence);
 // Exceptions stop here: they become errors with their what().
 // In a backend's Status, lost_rank() is the global rank the error is about, whatever the code.
 #pragma once
@@ -143,6 +145,12 @@ struct Edge {
       return allocated.status();
     });
   }
+  static int32_t order(khorus_comm* comm, uint64_t sequence, void* stream, khorus_error* error) {
+    return guard(error, [&] { return self(comm).order(sequence, stream); });
+  }
+  static int32_t finish(khorus_comm* comm, uint64_t sequence, khorus_error* error) {
+    return guard(error, [&] { return self(comm).finish(sequence); });
+  }
   static void abort(khorus_comm* comm, const char* reason) {
     guard(nullptr, [&]() -> Status {
       self(comm).abort(reason == nullptr ? "no reason given" : reason);
@@ -206,6 +214,9 @@ constexpr khorus_backend cpu_backend(const char* name, const char* version,
       .one_host_only = 0,
       .scales = 0,
       .allocate = nullptr,
+      .describe = nullptr,
+      .order = nullptr,
+      .finish = nullptr,
   };
 }
 

@@ -30,6 +30,9 @@ std::string describe(const runtime::FoundBackend& found) {
   if (found.backend) text += " " + std::string(found.backend->version);
   text += " (" + found.origin + ")\n";
   if (!found.problem.ok()) text += "      " + found.problem.message() + "\n";
+  if (found.backend != nullptr && found.backend->describe != nullptr) {
+    text += "      " + std::string(found.backend->describe()) + "\n";
+  }
   return text;
 }
 
@@ -37,7 +40,8 @@ std::string describe(const runtime::FoundBackend& found) {
 
 std::string check_build() {
   const Result<Config> config = Config::from_environment();
-  const auto search = runtime::find_backends(config.ok() ? config->backend_path : "");
+  const auto search =
+      runtime::find_backends(config.ok() ? config->backend_path : "", runtime::GpuBackends::kProbe);
   std::string text = "Khorus " KHORUS_VERSION_STRING ", wire version " +
                      std::to_string(kWireVersion) + "\n\nBackends\n";
   for (const runtime::FoundBackend& found : search.backends) text += describe(found);

@@ -14,6 +14,7 @@
 #include "core/runtime/static_backends.h"
 #include "khorus/khorus.h"
 #include "khorus/options.h"
+#include "khorus/types.h"
 
 namespace khorus::runtime {
 namespace {
@@ -37,8 +38,15 @@ Status status_of(int32_t code, const khorus_error& error) {
   return Status(static_cast<StatusCode>(code), error.message);
 }
 
+bool carries_cpu_tensors(const khorus_backend& backend) {
+  return backend.supports(static_cast<uint8_t>(OpKind::kBroadcast),
+                          static_cast<uint8_t>(DataType::kUint8), 0,
+                          static_cast<uint8_t>(DeviceKind::kCpu)) != 0;
+}
+
 // What an entry returns, checked.
-FoundBackend examine(const khorus_backend* backend, std::string name, std::string origin) {
+FoundBackend examine(const khorus_backend* backend, std::string name, std::string origin,
+                     GpuBackends gpu) {
   FoundBackend found{std::move(name), std::move(origin), nullptr, Status()};
   if (backend == nullptr || backend->abi_version != KHORUS_BACKEND_ABI ||
       backend->struct_size < sizeof(khorus_backend)) {
@@ -52,13 +60,17 @@ FoundBackend examine(const khorus_backend* backend, std::string name, std::strin
   }
   found.backend = backend;
   found.name = backend->name;
+  if (gpu == GpuBackends::kLeaveAlone && !carries_cpu_tensors(*backend)) {
+    found.problem = Status(StatusCode::kUnavailable, "it carries no tensors of the CPU");
+    return found;
+  }
   khorus_error error{};
   error.rank = -1;
   found.problem = status_of(backend->probe(&error), error);
   return found;
 }
 
-FoundBackend open_plugin(const fs::path& path, std::string name) {
+FoundBackend open_plugin(const fs::path& path, std::string name, GpuBackends gpu) {
   FoundBackend found{name, path.string(), nullptr, Status()};
   void* const library = dlopen(path.c_str(), kOpenFlags);
   if (library == nullptr) {
@@ -75,7 +87,7 @@ FoundBackend open_plugin(const fs::path& path, std::string name) {
                            path.string() + " does not export " KHORUS_BACKEND_ENTRY_SYMBOL);
     return found;
   }
-  return examine(entry(), std::move(name), path.string());
+  return examine(entry(), std::move(name), path.string(), gpu);
 }
 
 void add_once(std::vector<std::string>* directories, const fs::path& directory) {
@@ -105,7 +117,7 @@ std::vector<std::string> plugin_directories(const std::string& extra_directory) 
   return directories;
 }
 
-void scan(const std::string& directory, std::vector<FoundBackend>* found) {
+void scan(const std::string& directory, GpuBackends gpu, std::vector<FoundBackend>* found) {
   std::error_code error;
   for (const fs::directory_entry& file : fs::directory_iterator(directory, error)) {
     const std::string name = file.path().filename().string();
@@ -115,7 +127,7 @@ void scan(const std::string& directory, std::vector<FoundBackend>* found) {
     const bool known = std::any_of(found->begin(), found->end(), [&](const FoundBackend& other) {
       return other.name == backend;
     });
-    if (!known) found->push_back(open_plugin(file.path(), std::move(backend)));
+    if (!known) found->push_back(open_plugin(file.path(), std::move(backend), gpu));
   }
 }
 
@@ -126,13 +138,13 @@ size_t preference(const FoundBackend& found) {
 
 }  // namespace
 
-BackendSearch find_backends(const std::string& extra_directory) {
+BackendSearch find_backends(const std::string& extra_directory, GpuBackends gpu) {
   BackendSearch search;
   for (const khorus_backend_entry_fn entry : static_backends()) {
-    search.backends.push_back(examine(entry(), "linked in", "linked in"));
+    search.backends.push_back(examine(entry(), "linked in", "linked in", gpu));
   }
   search.directories = plugin_directories(extra_directory);
-  for (const std::string& directory : search.directories) scan(directory, &search.backends);
+  for (const std::string& directory : search.directories) scan(directory, gpu, &search.backends);
   std::sort(search.backends.begin(), search.backends.end(),
             [](const FoundBackend& a, const FoundBackend& b) {
               return std::pair(preference(a), a.name) < std::pair(preference(b), b.name);

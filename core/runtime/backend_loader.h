@@ -29,7 +29,11 @@ struct BackendSearch {
   std::vector<std::string> directories;  // where plugins were looked for
 };
 
-// `extra_directory`: Config::backend_path; may be empty. Probes each.
-BackendSearch find_backends(const std::string& extra_directory);
+// `extra_directory`: Config::backend_path; may be empty. Probes each; those that carry nothing of
+// the CPU only for kProbe: to look for a GPU takes time and starts its driver, which a child that
+// is forked afterwards cannot use.
+enum class GpuBackends { kLeaveAlone, kProbe };
+BackendSearch find_backends(const std::string& extra_directory,
+                            GpuBackends gpu = GpuBackends::kLeaveAlone);
 
 }  // namespace khorus::runtime

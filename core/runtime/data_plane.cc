@@ -43,6 +43,7 @@ Result<std::unique_ptr<DataPlane>> DataPlane::open(Options options) {
   group.network_interface = own.network_interface.c_str();
   group.timeout_ms = own.timeout_ms;
   group.host = &plane->host_;
+  group.device = -1;
   khorus_error error = empty_error();
   const int32_t code = own.backend->open(&group, &plane->comm_, &error);
   if (code != 0) return status_of(code, error);

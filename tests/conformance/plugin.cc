@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <span>
 
@@ -32,8 +33,11 @@ void add_plugins(std::vector<const khorus_backend*>& backends) {
   }
 }
 
-// MPI knows one rank per process, `local` none but those of one process.
+// The backends of the CPU and those of a GPU are tested apart. MPI knows one rank per process,
+// `local` none but those of one process.
 bool can_run_here(const khorus_backend& backend) {
+  const bool wants_gpu = std::getenv("KHORUS_TEST_GPU") != nullptr;
+  if ((backend.finish != nullptr) != wants_gpu) return false;
   if (ProcessRank::current() != nullptr) return backend.in_process_only == 0;
   return std::string(backend.name) != "mpi";
 }

@@ -12,8 +12,9 @@
 
 namespace khorus::conformance {
 
-// Every backend that was built and can run here: without "mpi" where the ranks are threads, without
-// "local" where they are processes (process_rank.h). The pointers stay valid until exit.
+// Every backend that was built and can run here: those of the CPU, or with KHORUS_TEST_GPU set
+// those of a GPU; without "mpi" where the ranks are threads, without "local" where they are
+// processes (process_rank.h). The pointers stay valid until exit.
 const std::vector<const khorus_backend*>& built_backends();
 
 // Null if it was not built.

@@ -64,7 +64,7 @@ TEST_P(AcrossProcesses, ForkedChildrenDoNotKeepConnectionsOpen) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, AcrossProcesses,
-                         ::testing::Combine(::testing::Values("gloo", "shm"),
+                         ::testing::Combine(::testing::Values("gloo", "shm", "nccl"),
                                             ::testing::Values(2, 3)),
                          [](const auto& instance) {
                            return std::get<0>(instance.param) + "_" +

@@ -15,12 +15,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "khorus/status.h"
 #include "khorus/types.h"
 #include "tests/conformance/framing.h"
+#include "tests/conformance/on_device.h"
 #include "tests/conformance/plugin.h"
 
 namespace khorus::conformance {
@@ -56,8 +58,9 @@ int fail(const char* what, const khorus_error& error) {
 // Runs operations of one kind on this rank, of elements that are all alike.
 class Worker {
  public:
-  Worker(const khorus_backend& backend, khorus_comm* comm, const Parent& parent, int rank)
-      : backend_(backend), comm_(comm), size_(parent.size), rank_(rank) {}
+  Worker(const khorus_backend& backend, khorus_comm* comm, OnDevice* device, const Parent& parent,
+         int rank)
+      : backend_(backend), comm_(comm), device_(device), size_(parent.size), rank_(rank) {}
 
   // One round with `count` elements for each rank.
   int32_t run(const std::string& task, size_t count, khorus_error& error) {
@@ -87,7 +90,7 @@ class Worker {
     op.recv_counts = counts_.data();
     op.recv_count = count;
     op.peer = peer;
-    return backend_.run(comm_, &op, &error);
+    return run_anywhere(backend_, comm_, device_, op, bytes_of(op, rank_, size_), &error);
   }
   int32_t run_pairs(size_t count, khorus_error& error) {
     for (int a = 0; a < size_; ++a) {
@@ -105,6 +108,7 @@ class Worker {
 
   const khorus_backend& backend_;
   khorus_comm* const comm_;
+  OnDevice* const device_;
   const int size_;
   const int rank_;
   uint64_t sequence_ = 0;
@@ -147,6 +151,8 @@ int run_rank(char** arguments) {
   std::vector<int32_t> ranks;
   for (int r = 0; r < parent.size; ++r) ranks.push_back(r);
   const std::vector<const char*> hosts(static_cast<size_t>(parent.size), "testhost");
+  const std::unique_ptr<OnDevice> device =
+      backend->finish == nullptr ? nullptr : OnDevice::make(std::atoi(arguments[2]));
   const khorus_group group{.struct_size = sizeof(khorus_group),
                            .rank = std::atoi(arguments[2]),
                            .size = parent.size,
@@ -156,7 +162,8 @@ int run_rank(char** arguments) {
                            .epoch = 0,
                            .network_interface = "",
                            .timeout_ms = 10000,
-                           .host = &host};
+                           .host = &host,
+                           .device = device == nullptr ? -1 : device->device()};
   khorus_error error{};
   khorus_comm* comm = nullptr;
   if (backend->open(&group, &comm, &error) != 0) return fail("open", error);
@@ -165,7 +172,7 @@ int run_rank(char** arguments) {
     fail("connect", error);
   } else {
     if (task == "forked") fork_worker(parent);
-    Worker worker(*backend, comm, parent, group.rank);
+    Worker worker(*backend, comm, device.get(), parent, group.rank);
     code = work(worker, task, parent);
   }
   backend->disconnect(comm);

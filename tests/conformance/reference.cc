@@ -298,4 +298,12 @@ Bytes reduce_in_rank_order(DataType dtype, ReduceOp op, std::span<const Bytes> i
   return ::testing::AssertionSuccess();
 }
 
+::testing::AssertionResult is_promised(const khorus_backend& backend, const Reduced& what,
+                                       const Bytes& output) {
+  if (backend.finish != nullptr) return is_close(what.dtype, what.op, what.inputs, output);
+  return output == what.expected
+             ? ::testing::AssertionSuccess()
+             : ::testing::AssertionFailure() << "not the bits of a reduction in rank order";
+}
+
 }  // namespace khorus::conformance

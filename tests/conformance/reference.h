@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "khorus/backend.h"
 #include "khorus/types.h"
 
 namespace khorus::conformance {
@@ -25,6 +26,14 @@ Bytes make_values(DataType dtype, size_t count, uint64_t seed);
 // Element i as float64, of any type.
 double value_at(DataType dtype, const Bytes& bytes, size_t i);
 
+// A reduction of what the ranks have; `expected` is in rank order.
+struct Reduced {
+  DataType dtype;
+  ReduceOp op;
+  const std::vector<Bytes>& inputs;
+  const Bytes& expected;
+};
+
 // The bits that a reduction in rank order gives.
 Bytes reduce_in_rank_order(DataType dtype, ReduceOp op, std::span<const Bytes> inputs);
 
@@ -32,5 +41,10 @@ Bytes reduce_in_rank_order(DataType dtype, ReduceOp op, std::span<const Bytes> i
 // which element does not. Integers and bool must be equal to reduce_in_rank_order().
 ::testing::AssertionResult is_close(DataType dtype, ReduceOp op, std::span<const Bytes> inputs,
                                     const Bytes& output);
+
+// What a backend promises of a reduction: the bits of one in rank order; on a device, where the
+// order is the library's, to be close.
+::testing::AssertionResult is_promised(const khorus_backend& backend, const Reduced& what,
+                                       const Bytes& output);
 
 }  // namespace khorus::conformance

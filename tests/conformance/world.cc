@@ -25,7 +25,10 @@ std::vector<int32_t> global_ranks_of(const WorldOptions& options) {
 }
 
 Member::Member(const khorus_backend& backend, Host& host, const WorldOptions& options)
-    : backend_(backend), host_(host), size_(options.size) {
+    : backend_(backend),
+      host_(host),
+      size_(options.size),
+      device_(backend.finish == nullptr ? nullptr : OnDevice::make(host.rank)) {
   const size_t size = static_cast<size_t>(options.size);
   const std::vector<int32_t> ranks = global_ranks_of(options);
   std::vector<const char*> hosts = options.hosts;
@@ -41,6 +44,7 @@ Member::Member(const khorus_backend& backend, Host& host, const WorldOptions& op
   group.network_interface = options.interface.c_str();
   group.timeout_ms = options.timeout_ms;
   group.host = &host.c;
+  group.device = device_ == nullptr ? -1 : device_->device();
   khorus_error error{};
   opened_ = status_of(backend_.open(&group, &comm_, &error), error);
   EXPECT_EQ(opened_.ok(), comm_ != nullptr);
@@ -71,7 +75,8 @@ khorus_op Member::new_op(OpKind kind, DataType dtype) {
 
 Status Member::run(const khorus_op& op) {
   khorus_error error{};
-  const int32_t code = backend_.run(comm_, &op, &error);
+  const int32_t code =
+      run_anywhere(backend_, comm_, device_.get(), op, bytes_of(op, rank(), size_), &error);
   return status_of(code, error);
 }
 

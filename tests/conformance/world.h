@@ -14,6 +14,7 @@
 #include "khorus/status.h"
 #include "khorus/types.h"
 #include "tests/conformance/exchange_table.h"
+#include "tests/conformance/on_device.h"
 
 namespace khorus::conformance {
 
@@ -41,6 +42,7 @@ class Member {
 
   int rank() const { return host_.rank; }
   int size() const { return size_; }
+  const khorus_backend& backend() const { return backend_; }
 
   Status connect();
   void abort(const std::string& reason) { backend_.abort(comm_, reason.c_str()); }
@@ -87,6 +89,7 @@ class Member {
   const khorus_backend& backend_;
   Host& host_;
   const int size_;
+  const std::unique_ptr<OnDevice> device_;  // null: the backend is one of the CPU
   khorus_comm* comm_ = nullptr;
   Status opened_;
   uint64_t sequence_ = 0;

@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define KHORUS_BACKEND_ABI 3
+#define KHORUS_BACKEND_ABI 4
 
 /* An error, filled in by the side that fails. `code` is a khorus::StatusCode (0: ok); `rank` is the
  * global rank it is about, or -1; `message` ends with a NUL. */
@@ -54,7 +54,9 @@ typedef struct khorus_op {
    * reducescatter: what each rank gets; input is these blocks in rank order, output this rank's
    * reduced one. alltoall: what goes to each rank; input is these blocks in rank order. */
   const uint64_t* counts;
-  void* stream; /* device backends: enqueue here; NULL on the CPU, where `run` blocks */
+  /* The framework's stream (an opaque cudaStream_t, NULL is the default stream) and an event on it
+   * or on another one; NULL on the CPU. See khorus_backend.finish for what they order. */
+  void* stream;
   /* Since ABI 2. */
   const uint64_t*
       recv_counts;     /* alltoall: what comes from each rank; output is these in rank order */
@@ -65,6 +67,9 @@ typedef struct khorus_op {
   /* Since ABI 3. allreduce, of a backend that `scales`: every reduced element is multiplied by
    * this, as a second step with its own rounding; 0 and 1: it is left as it is. */
   double scale;
+  /* Since ABI 4, of device backends. The operation touches no memory before this event (an opaque
+   * cudaEvent_t, recorded before `run`) has come; NULL: before what is in `stream` now is done. */
+  void* ready_event;
 } khorus_op;
 
 /* Memory that a backend lends: see khorus_backend.allocate. */
@@ -101,6 +106,8 @@ typedef struct khorus_group {
   const char* network_interface; /* "" : choose; loopback when all hosts are equal */
   uint32_t timeout_ms;           /* bound of one blocking wait on a silent peer */
   const khorus_host* host;       /* valid until disconnect returns */
+  /* Since ABI 4. Device backends: the ordinal of this rank's device in this process; else -1. */
+  int32_t device;
 } khorus_group;
 
 typedef struct khorus_comm khorus_comm; /* the backend's own */
@@ -126,8 +133,9 @@ typedef struct khorus_backend {
   /* Collective: meets the other ranks of the group, through host->exchange. Blocks. */
   int32_t (*connect)(khorus_comm* comm, khorus_error* error);
   /* Collective: the same operations in the same order on all ranks of the group. Blocks until
-   * `output` is complete on this rank. After an error the communicator accepts only `abort` and
-   * `disconnect`, and output is unspecified. */
+   * `output` is complete on this rank; a backend that has `finish` puts the operation on its device
+   * and returns. After an error the communicator accepts only `abort` and `disconnect`, and output
+   * is unspecified. */
   int32_t (*run)(khorus_comm* comm, const khorus_op* op, khorus_error* error);
   /* Makes every blocked and later `connect` and `run` fail with kAborted and this reason.
    * Idempotent. */
@@ -147,6 +155,19 @@ typedef struct khorus_backend {
    * the communicator. Returns 0, or a code with the reason: then ordinary memory will do. */
   int32_t (*allocate)(khorus_comm* comm, uint64_t bytes, khorus_memory* memory,
                       khorus_error* error);
+
+  /* Since ABI 4. Optional (NULL: none). What carries the data, where it was found and what it
+   * lacks, in one line. May load it; for --check-build. The text lives as long as the plugin. */
+  const char* (*describe)(void);
+  /* Device backends; else both NULL. Any thread, also while `run` works, but not during
+   * `disconnect`. The operations of a communicator are done in the order of `run`.
+   * order: what is put into `stream` from now on begins after the operation with this sequence (and
+   * so every earlier one) is complete. Does not wait; so a training step never waits on the host.
+   * finish: blocks until that operation is complete on the device, or has failed; only after it is
+   * the memory the caller's again, also where `order` has failed. It sees failures and silence
+   * beyond the timeout, so somebody has to be in it while operations are under way. */
+  int32_t (*order)(khorus_comm* comm, uint64_t sequence, void* stream, khorus_error* error);
+  int32_t (*finish)(khorus_comm* comm, uint64_t sequence, khorus_error* error);
 } khorus_backend;
 
 /* The one exported symbol. The struct lives as long as the plugin is loaded. */

@@ -112,6 +112,11 @@ TEST(BackendLoader, FindsWhatWasBuilt) {
       EXPECT_THAT(found.problem.message(), HasSubstr("not started by Open MPI's mpirun"));
       continue;
     }
+    if (found.name == "nccl") {
+      // The engine leaves the GPU alone until it has tensors of one.
+      EXPECT_THAT(found.problem.message(), HasSubstr("no tensors of the CPU"));
+      continue;
+    }
     EXPECT_TRUE(found.usable()) << found.name << ": " << found.problem.to_string();
   }
   EXPECT_THAT(names, testing::IsSupersetOf(test::kBackends));

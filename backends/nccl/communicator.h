@@ -1,0 +1,75 @@
+// Communicator of the nccl backend: one rank's end of a group, on one GPU.
+//
+// connect() compares through the engine's exchange what the ranks are (version of NCCL, GPU), and
+// brings NCCL's id from the first rank to the others. run() puts an operation on the device, after
+// the framework's work that it needs, and returns; order() and finish() are the ways to wait for
+// it. Thread rule: that of khorus_backend.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backends/nccl/clique.h"
+#include "backends/nccl/collectives.h"
+#include "backends/nccl/device.h"
+#include "backends/nccl/meeting.h"
+#include "backends/nccl/progress.h"
+#include "khorus/backend.h"
+#include "khorus/status.h"
+
+namespace khorus::backends::nccl {
+
+class Communicator {
+ public:
+  static Result<std::unique_ptr<Communicator>> open(const khorus_group& group);
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  Status connect();
+  Status run(const khorus_op& op);
+  Status order(uint64_t sequence, void* stream);
+  Status finish(uint64_t sequence);
+  void abort(const std::string& reason);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  // An operation on the device that nobody has seen complete.
+  struct Flight {
+    uint64_t number;    // counted from 1
+    uint64_t sequence;  // the engine's
+    CUevent begun;
+    CUevent done;
+  };
+
+  Communicator(const khorus_group& group, const Library& library);
+  Status put_in_stream(const khorus_op& op);
+  // Ends everything, and returns when the device touches nobody's memory any more.
+  Status give_up(const Status& failure);
+  // Until the device is through with what is in the stream; false if that takes too long.
+  bool drain();
+  // Whether a peer has been silent for too long; `since`: when the operation was first seen begun.
+  Status check_silence(const Flight& flight, std::optional<Clock::time_point>& since);
+  std::optional<Flight> find_flight(uint64_t sequence);
+  Status land(const Flight& flight);
+  std::string where() const;
+
+  const Party party_;
+  const std::chrono::milliseconds timeout_;
+  const Library& library_;
+  std::unique_ptr<Device> device_;
+  const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
+  Clique clique_;
+  std::optional<Collectives> collectives_;
+  std::mutex mutex_;  // of what follows
+  bool is_connected_ = false;
+  uint64_t started_ = 0;
+  std::deque<Flight> flights_;
+};
+
+}  // namespace khorus::backends::nccl

@@ -1,0 +1,2 @@
+// Empty: nccl.h includes it for types that its functions do not use (see cuda_runtime.h).
+#pragma once

@@ -1,0 +1,151 @@
+// See device.h.
+#include "backends/nccl/device.h"
+
+#include <string>
+
+namespace khorus::backends::nccl {
+namespace {
+
+CUdeviceptr address(const void* pointer) { return reinterpret_cast<CUdeviceptr>(pointer); }
+
+// What the host function of tell() carries to Progress.
+struct News {
+  std::shared_ptr<Progress> progress;
+  uint64_t number;
+};
+
+}  // namespace
+
+Status Device::status_of(CUresult result, const char* what) const {
+  if (result == CUDA_SUCCESS) return {};
+  return Status(StatusCode::kAborted, "GPU " + std::to_string(ordinal_) + ": " + what +
+                                          " failed: " + driver_.describe(result));
+}
+
+Result<std::unique_ptr<Device>> Device::open(const Driver& driver, int ordinal) {
+  std::unique_ptr<Device> device(new Device(driver, ordinal));
+  CUdevice handle = 0;
+  Status status = device->status_of(driver.device_get(&handle, ordinal), "cuDeviceGet");
+  if (status.ok()) {
+    status = device->status_of(driver.primary_ctx_retain(&device->context_, handle),
+                               "cuDevicePrimaryCtxRetain");
+  }
+  if (status.ok()) {
+    const DeviceScope scope(driver, device->context_);
+    status = device->prepare();
+  }
+  if (!status.ok()) return status;
+  return device;
+}
+
+// Streams that do not wait for the default stream; of the highest priority, so that a collective
+// gets its place on the GPU between the kernels of the backward pass.
+Status Device::prepare() {
+  int least = 0;
+  int greatest = 0;
+  Status status = status_of(driver_.ctx_get_stream_priority_range(&least, &greatest),
+                            "cuCtxGetStreamPriorityRange");
+  for (CUstream* stream : {&stream_, &telling_}) {
+    if (!status.ok()) return status;
+    status =
+        status_of(driver_.stream_create_with_priority(stream, CU_STREAM_NON_BLOCKING, greatest),
+                  "cuStreamCreateWithPriority");
+  }
+  return status;
+}
+
+Device::~Device() {
+  if (context_ == nullptr) return;
+  {
+    const DeviceScope scope(driver_, context_);
+    for (const CUevent event : events_) driver_.event_destroy(event);
+    if (stream_ != nullptr) driver_.stream_destroy(stream_);
+    if (telling_ != nullptr) driver_.stream_destroy(telling_);
+    if (scratch_ != 0) driver_.mem_free(scratch_);
+    if (host_scratch_ != nullptr) driver_.mem_free_host(host_scratch_);
+  }
+  CUdevice handle = 0;
+  if (driver_.device_get(&handle, ordinal_) == CUDA_SUCCESS) driver_.primary_ctx_release(handle);
+}
+
+Result<CUevent> Device::take_event() {
+  const std::scoped_lock lock(mutex_);
+  if (idle_.empty()) {
+    CUevent event = nullptr;
+    Status status =
+        status_of(driver_.event_create(&event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+    if (!status.ok()) return status;
+    events_.push_back(event);
+    return event;
+  }
+  const CUevent event = idle_.back();
+  idle_.pop_back();
+  return event;
+}
+
+void Device::give_back(CUevent event) {
+  const std::scoped_lock lock(mutex_);
+  idle_.push_back(event);
+}
+
+Result<CUevent> Device::record(CUstream stream) {
+  Result<CUevent> event = take_event();
+  if (!event) return event;
+  if (Status status = status_of(driver_.event_record(*event, stream), "cuEventRecord");
+      !status.ok()) {
+    return status;
+  }
+  return event;
+}
+
+Status Device::tell(CUevent event, const std::shared_ptr<Progress>& progress, uint64_t number) {
+  Status status = status_of(driver_.stream_wait_event(telling_, event, 0), "cuStreamWaitEvent");
+  if (!status.ok()) return status;
+  auto news = std::make_unique<News>(News{progress, number});
+  const auto deliver = [](void* data) {
+    const std::unique_ptr<News> brought(static_cast<News*>(data));
+    brought->progress->done(brought->number);
+  };
+  status = status_of(driver_.launch_host_func(telling_, deliver, news.get()), "cuLaunchHostFunc");
+  if (status.ok()) static_cast<void>(news.release());  // deliver() has it
+  return status;
+}
+
+Status Device::copy(void* to, const void* from, size_t bytes) {
+  if (bytes == 0 || to == from) return {};
+  return status_of(driver_.memcpy_device_to_device(address(to), address(from), bytes, stream_),
+                   "cuMemcpyDtoDAsync");
+}
+
+Status Device::copy_to_host(void* to, const void* from, size_t bytes) {
+  return status_of(driver_.memcpy_device_to_host(to, address(from), bytes, stream_),
+                   "cuMemcpyDtoHAsync");
+}
+
+Status Device::copy_from_host(void* to, const void* from, size_t bytes) {
+  return status_of(driver_.memcpy_host_to_device(address(to), from, bytes, stream_),
+                   "cuMemcpyHtoDAsync");
+}
+
+Status Device::call(void (*function)(void* data), void* data) {
+  return status_of(driver_.launch_host_func(stream_, function, data), "cuLaunchHostFunc");
+}
+
+Result<std::byte*> Device::scratch() {
+  if (scratch_ == 0) {
+    Status status = status_of(driver_.mem_alloc(&scratch_, kScratchBytes), "cuMemAlloc");
+    if (!status.ok()) return status;
+  }
+  return reinterpret_cast<std::byte*>(scratch_);
+}
+
+Result<std::byte*> Device::host_scratch() {
+  if (host_scratch_ == nullptr) {
+    Status status =
+        status_of(driver_.mem_host_alloc(&host_scratch_, kScratchBytes, 0), "cuMemHostAlloc");
+    if (!status.ok()) return status;
+  }
+  return static_cast<std::byte*>(host_scratch_);
+}
+
+}  // namespace khorus::backends::nccl

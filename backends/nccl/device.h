@@ -1,0 +1,72 @@
+// Device: what a communicator has on its GPU: the primary context, a stream with the highest
+// priority for the operations, one that tells Progress, events, and a little memory.
+//
+// Thread rule: events from any thread; the rest by the thread that runs the operations. Every
+// method REQUIRES that context() is current (DeviceScope).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "backends/nccl/driver.h"
+#include "backends/nccl/progress.h"
+#include "khorus/status.h"
+
+namespace khorus::backends::nccl {
+
+class Device {
+ public:
+  // Needs no context.
+  static Result<std::unique_ptr<Device>> open(const Driver& driver, int ordinal);
+  // REQUIRES: nothing is under way.
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const Driver& driver() const { return driver_; }
+  CUcontext context() const { return context_; }
+  CUstream stream() const { return stream_; }
+
+  // An event without a past, and its way back.
+  Result<CUevent> take_event();
+  void give_back(CUevent event);
+  // An event for what is in the stream now.
+  Result<CUevent> record(CUstream stream);
+  // When the event has come, `progress` knows that operation `number` is done.
+  Status tell(CUevent event, const std::shared_ptr<Progress>& progress, uint64_t number);
+
+  Status copy(void* to, const void* from, size_t bytes);
+  Status copy_to_host(void* to, const void* from, size_t bytes);
+  Status copy_from_host(void* to, const void* from, size_t bytes);
+  // Runs on a thread of the driver's when the stream comes there; must not call CUDA.
+  Status call(void (*function)(void* data), void* data);
+
+  // kScratchBytes of the device's memory and of pinned memory of the host, made when first asked
+  // for. Used in the order of the stream.
+  static constexpr size_t kScratchBytes = size_t{8} << 20;
+  Result<std::byte*> scratch();
+  Result<std::byte*> host_scratch();
+
+  // Ok for CUDA_SUCCESS.
+  Status status_of(CUresult result, const char* what) const;
+
+ private:
+  Device(const Driver& driver, int ordinal) : driver_(driver), ordinal_(ordinal) {}
+  Status prepare();
+
+  const Driver& driver_;
+  const int ordinal_;
+  CUcontext context_ = nullptr;
+  CUstream stream_ = nullptr;
+  CUstream telling_ = nullptr;
+  CUdeviceptr scratch_ = 0;
+  void* host_scratch_ = nullptr;
+  std::mutex mutex_;
+  std::vector<CUevent> events_;  // all
+  std::vector<CUevent> idle_;    // those not taken
+};
+
+}  // namespace khorus::backends::nccl

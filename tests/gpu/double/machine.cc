@@ -1,0 +1,248 @@
+// See machine.h.
+#include "tests/gpu/double/machine.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "tests/gpu/double/shadow.h"
+
+namespace khorus::gpu_double {
+
+class Occurrence {
+ public:
+  void come() {
+    const std::scoped_lock lock(mutex_);
+    come_ = true;
+    changed_.notify_all();
+  }
+  bool has_come() {
+    const std::scoped_lock lock(mutex_);
+    return come_;
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return come_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool come_ = false;
+};
+
+class Stream {
+ public:
+  Stream(int id, std::string name) : id_(id), name_(std::move(name)) {}
+  int id() const { return id_; }
+  const std::string& name() const { return name_; }
+
+  void push(std::function<void()> task) {
+    const std::scoped_lock lock(mutex_);
+    tasks_.push_back(std::move(task));
+    changed_.notify_one();
+  }
+  // The stream's thread: until an empty task comes.
+  void work() {
+    for (;;) {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return !tasks_.empty(); });
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      if (!task) return;
+      task();
+    }
+  }
+
+  Clock clock;  // guarded by Machine::mutex
+
+ private:
+  const int id_;
+  const std::string name_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> tasks_;
+};
+
+namespace {
+
+struct Allocation {
+  size_t bytes;
+  std::byte* view;
+  bool on_device;
+  Shadow shadow;
+};
+
+// Never destroyed: streams may still work while the process ends.
+struct Machine {
+  std::mutex mutex;
+  int streams = 0;
+  Clock host;  // what the host has seen complete
+  std::map<const std::byte*, Allocation> memory;
+};
+
+Machine& machine() {
+  static Machine* const one = new Machine;
+  return *one;
+}
+
+void join(Clock& clock, const Clock& other) {
+  for (const auto& [stream, tick] : other) clock[stream] = std::max(clock[stream], tick);
+}
+
+// The allocation that holds all of it; null if none does. REQUIRES: the lock.
+std::pair<const std::byte* const, Allocation>* find_memory(const void* address, size_t bytes) {
+  auto& memory = machine().memory;
+  const auto* const begin = static_cast<const std::byte*>(address);
+  auto it = memory.upper_bound(begin);
+  if (it == memory.begin()) return nullptr;
+  --it;
+  return begin + bytes <= it->first + it->second.bytes ? &*it : nullptr;
+}
+
+void* add_memory(std::byte* address, Allocation allocation) {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  all.memory.insert_or_assign(address, std::move(allocation));
+  return address;
+}
+
+}  // namespace
+
+void violation(const std::string& what) {
+  std::fprintf(stderr, "GPU double: %s\n", what.c_str());
+  std::fflush(stderr);
+  std::abort();
+}
+
+StreamPtr make_stream(const std::string& name) {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  const int id = ++all.streams;
+  auto stream = std::make_shared<Stream>(id, name + " " + std::to_string(id));
+  std::thread([stream] { stream->work(); }).detach();
+  return stream;
+}
+
+void end_stream(const StreamPtr& stream) { stream->push({}); }
+
+void enqueue(const StreamPtr& stream, const std::string& what, const std::vector<Access>& accesses,
+             std::function<void()> task) {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  join(stream->clock, all.host);
+  const uint64_t tick = ++stream->clock[stream->id()];
+  for (const Access& access : accesses) {
+    if (access.bytes == 0) continue;
+    auto* const found = find_memory(access.address, access.bytes);
+    if (found == nullptr) continue;
+    const size_t begin =
+        static_cast<size_t>(static_cast<const std::byte*>(access.address) - found->first);
+    const Shadow::Use use{stream->id(), tick, what + " on " + stream->name()};
+    const std::string complaint =
+        access.writes ? found->second.shadow.write(begin, access.bytes, use, stream->clock)
+                      : found->second.shadow.read(begin, access.bytes, use, stream->clock);
+    if (!complaint.empty()) violation(complaint);
+  }
+  stream->push(std::move(task));
+}
+
+void record(const StreamPtr& stream, Event& event) {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  join(stream->clock, all.host);
+  event.clock = stream->clock;
+  event.occurrence = std::make_shared<Occurrence>();
+  stream->push([occurrence = event.occurrence] { occurrence->come(); });
+}
+
+void wait_in_stream(const StreamPtr& stream, const Event& event) {
+  if (event.occurrence == nullptr) return;
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  join(stream->clock, event.clock);
+  stream->push([occurrence = event.occurrence] { occurrence->wait(); });
+}
+
+bool host_sees(const Event& event) {
+  if (event.occurrence == nullptr) return true;
+  if (!event.occurrence->has_come()) return false;
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  join(all.host, event.clock);
+  return true;
+}
+
+void host_waits(const Event& event) {
+  if (event.occurrence != nullptr) event.occurrence->wait();
+  host_sees(event);
+}
+
+void* allocate_device(size_t bytes) {
+  const size_t size = std::max<size_t>(bytes, 1);
+  const int file = ::memfd_create("khorus-gpu-double", MFD_CLOEXEC);
+  if (file < 0 || ::ftruncate(file, static_cast<off_t>(size)) != 0) return nullptr;
+  void* const address = ::mmap(nullptr, size, PROT_NONE, MAP_SHARED, file, 0);
+  void* const view = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  ::close(file);
+  if (address == MAP_FAILED || view == MAP_FAILED) return nullptr;
+  std::memset(view, 0xa5, std::min<size_t>(size, size_t{64} << 10));  // nobody's values
+  return add_memory(static_cast<std::byte*>(address),
+                    {size, static_cast<std::byte*>(view), true, Shadow(size)});
+}
+
+void* allocate_pinned(size_t bytes) {
+  const size_t size = std::max<size_t>(bytes, 1);
+  auto* const address = static_cast<std::byte*>(std::malloc(size));
+  if (address == nullptr) return nullptr;
+  return add_memory(address, {size, address, false, Shadow(size)});
+}
+
+bool free_memory(void* address) {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  const auto it = all.memory.find(static_cast<std::byte*>(address));
+  if (it == all.memory.end()) return false;
+  const std::string complaint = it->second.shadow.free(all.host);
+  if (!complaint.empty()) violation(complaint);
+  if (it->second.on_device) {
+    ::munmap(address, it->second.bytes);
+    ::munmap(it->second.view, it->second.bytes);
+  } else {
+    std::free(address);
+  }
+  all.memory.erase(it);
+  return true;
+}
+
+std::byte* view_of(const void* address, size_t bytes) {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  auto* const found = find_memory(address, bytes);
+  if (found == nullptr) return static_cast<std::byte*>(const_cast<void*>(address));
+  return found->second.view + (static_cast<const std::byte*>(address) - found->first);
+}
+
+void expect_device_memory(const std::string& what, const void* address, size_t bytes) {
+  if (bytes == 0) return;
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  auto* const found = find_memory(address, bytes);
+  if (found == nullptr || !found->second.on_device) {
+    violation(what + " was given " + std::to_string(bytes) +
+              " bytes that are not memory of the device: an illegal address");
+  }
+}
+
+}  // namespace khorus::gpu_double
