@@ -2,6 +2,8 @@
 #include "core/runtime/bootstrap.h"
 
 #include <algorithm>
+#include <span>
+#include <string>
 #include <utility>
 
 #include "core/net/host_meeting.h"
@@ -196,7 +198,9 @@ Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topo
   meeting.waited = waited;
   meeting.missing_ranks = [] { return std::string(); };
   meeting.keep = access->server;
-  meeting.object_key = net::Mac(access->key.bytes()).compute("khorus objects", {});
+  const std::string epoch_text = std::to_string(*epoch);
+  meeting.object_key =
+      net::Mac(access->key.bytes()).compute("khorus objects", std::as_bytes(std::span(epoch_text)));
   return meeting;
 }
 

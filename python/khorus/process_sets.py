@@ -91,6 +91,7 @@ def add_process_set(process_set: ProcessSet | Iterable[int]) -> ProcessSet:
 
 def remove_process_set(process_set: ProcessSet) -> bool:
     """Takes a process set out of the job; every rank calls it. False: it was not in it."""
+    _check(process_set)
     if process_set.process_set_id is None:
         return False
     if process_set.process_set_id == 0:
@@ -101,8 +102,14 @@ def remove_process_set(process_set: ProcessSet) -> bool:
     return True
 
 
+def _check(process_set: ProcessSet) -> None:
+    if not isinstance(process_set, ProcessSet):
+        raise TypeError(f"expected a ProcessSet, got {process_set!r}")
+
+
 def id_of(process_set: ProcessSet) -> int:
     """What the engine calls it. ValueError if it is not part of the job."""
+    _check(process_set)
     if process_set.process_set_id is None:
         raise ValueError(
             f"{process_set} is not part of the job: give it to init() or add_process_set() first"

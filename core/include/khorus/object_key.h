@@ -12,9 +12,9 @@
 
 namespace khorus {
 
-// Derived from the job key with HMAC-SHA256 and a label: equal on all ranks, known to nobody else,
-// and of no use for a handshake. All zero for a single rank and in an in-process world, where
-// nothing leaves the process.
+// Derived from the job key with HMAC-SHA256, a label and the epoch: equal on all ranks, known to
+// nobody else, another after each init(), and of no use for a handshake. All zero for a single rank
+// and in an in-process world, where nothing leaves the process.
 KHORUS_API std::array<std::byte, 32> object_key(const Engine& engine);
 
 }  // namespace khorus

@@ -19,7 +19,7 @@ from khorus.torch._tensors import (
     tidy,
     view,
 )
-from khorus.torch.compression import Compression, Compressor
+from khorus.torch.compression import Compression, Compressor, compressing
 
 Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
@@ -178,7 +178,7 @@ def allreduce(
     process_set: ProcessSet = global_process_set,
 ) -> Tensor:
     """The elementwise reduction over the ranks of the set: a new tensor, differentiable."""
-    smaller, context = compression.compress(tensor)
+    smaller, context = compressing(compression).compress(tensor)
     options = (
         False,
         name,
@@ -217,7 +217,7 @@ def grouped_allreduce(
     process_set: ProcessSet = global_process_set,
 ) -> list[Tensor]:
     """The reductions of several tensors: all run, or none. Differentiable."""
-    pairs = [compression.compress(tensor) for tensor in tensors]
+    pairs = [compressing(compression).compress(tensor) for tensor in tensors]
     options = (True, name, chosen_op(average, op), prescale_factor, postscale_factor, process_set)
     reduced = _Allreduce.apply(options, *(smaller for smaller, _ in pairs))
     return [compression.decompress(t, c) for t, (_, c) in zip(reduced, pairs, strict=True)]

@@ -16,7 +16,7 @@ from khorus import _core
 from khorus.process_sets import ProcessSet, id_of
 from khorus.reduce_ops import Average, ReduceOp, Sum
 from khorus.torch._arena import Arena, Bucket
-from khorus.torch.compression import Compression, Compressor
+from khorus.torch.compression import Compression, Compressor, compressing
 from khorus.torch.mpi_ops import (
     allreduce_async_,
     grouped_allreduce_async_,
@@ -43,7 +43,7 @@ class Reducer:
     ) -> None:
         self.optimizer = optimizer
         self.names = names_of(optimizer, named_parameters)
-        self.compression = compression
+        self.compression = compressing(compression)
         self.passes = backward_passes_per_step
         self.op = op
         self.predivide = gradient_predivide_factor

@@ -12,7 +12,7 @@ from khorus.process_sets import ProcessSet, global_process_set, id_of
 from khorus.reduce_ops import Average, ReduceOp, Sum
 from khorus.torch._allreduce import allreduce_async
 from khorus.torch._tensors import Handle, checked, member_names, result_of, synchronize, tidy, view
-from khorus.torch.compression import Compression, Compressor
+from khorus.torch.compression import Compression, Compressor, compressing
 
 Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
@@ -211,7 +211,7 @@ def reducescatter(
     postscale_factor: float = 1.0,
 ) -> Tensor:
     """This rank's rows of the reduction. Differentiable for Sum and Average."""
-    smaller, context = compression.compress(tensor)
+    smaller, context = compressing(compression).compress(tensor)
     options = (False, name, op, process_set, prescale_factor, postscale_factor)
     (part,) = _Reducescatter.apply(options, smaller)
     return compression.decompress(part, context)
@@ -226,7 +226,7 @@ def grouped_reducescatter(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
 ) -> list[Tensor]:
-    pairs = [compression.compress(tensor) for tensor in tensors]
+    pairs = [compressing(compression).compress(tensor) for tensor in tensors]
     options = (True, name, op, process_set, prescale_factor, postscale_factor)
     parts = _Reducescatter.apply(options, *(smaller for smaller, _ in pairs))
     return [compression.decompress(t, c) for t, (_, c) in zip(parts, pairs, strict=True)]

@@ -114,13 +114,20 @@ def result_of(work: _core.Work) -> torch.Tensor:
     return torch.frombuffer(result, dtype=dtype).reshape(shape)
 
 
+def _check(handle: Handle) -> None:
+    if not isinstance(handle, Handle):
+        raise TypeError(f"expected what an asynchronous function returned, got {handle!r}")
+
+
 def poll(handle: Handle) -> bool:
     """Whether synchronize() would return at once."""
+    _check(handle)
     return handle.poll()
 
 
 def synchronize(handle: Handle) -> Any:
     """Waits for an asynchronous operation and returns its result."""
+    _check(handle)
     return handle.wait()
 
 

@@ -22,6 +22,13 @@ class Compressor:
         raise NotImplementedError
 
 
+def compressing(compression: type[Compressor]) -> type[Compressor]:
+    """TypeError if it is none."""
+    if not hasattr(compression, "compress") or not hasattr(compression, "decompress"):
+        raise TypeError(f"expected a class with compress and decompress, got {compression!r}")
+    return compression
+
+
 class NoneCompressor(Compressor):
     """Leaves tensors as they are."""
 

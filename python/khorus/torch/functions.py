@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import itertools
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch
 from khorus._core import object_key
 from khorus._signed import opened, signed
 from khorus.basics import rank
-from khorus.process_sets import ProcessSet, global_process_set
+from khorus.exceptions import HorovodInternalError
+from khorus.process_sets import ProcessSet, global_process_set, id_of
 from khorus.torch.mpi_ops import allgather, broadcast_, broadcast_async_, synchronize
 
 __all__ = [
@@ -79,6 +81,8 @@ def broadcast_optimizer_state(
 
     The parameters themselves are broadcast_parameters' business. `model` is Horovod's, and not
     needed."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"broadcast_optimizer_state: expected an optimizer, got {optimizer!r}")
     tensors: list[torch.Tensor] = []
     skeleton = _without_tensors(optimizer.state_dict(), tensors)
     shapes = [(t.shape, t.dtype) for t in tensors]
@@ -103,12 +107,45 @@ def broadcast_optimizer_state(
                 optimizer.state[parameters[number]] = of_parameter
 
 
-def _bytes_of(obj: Any, name: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray(signed(object_key(), name, obj)), dtype=torch.uint8)
+# An old message is not taken for a new one: each has a number, which is signed with it, and higher
+# than that of the one before in the same way. The key says which engine the last ones were of.
+_numbers = itertools.count(1)
+_last: dict[str, int] = {}
+_last_under = b""
 
 
-def _object_of(tensor: torch.Tensor, name: str) -> Any:
-    return opened(object_key(), name, tensor.numpy().tobytes())
+def _bytes_of(obj: Any, way: str, number: int) -> torch.Tensor:
+    data = signed(object_key(), f"{way}, number {number}", obj)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _object_of(data: torch.Tensor, way: str, number: int) -> Any:
+    global _last_under
+    key = object_key()
+    if key != _last_under:
+        _last.clear()
+        _last_under = key
+    if number <= _last.get(way, 0):
+        raise HorovodInternalError(
+            f"{way}: number {number} came after number {_last[way]}: an old message, sent again; "
+            "it was not unpickled"
+        )
+    obj = opened(key, f"{way}, number {number}", data.numpy().tobytes())
+    _last[way] = number
+    return obj
+
+
+_NO_PICKLE = -1  # instead of a length: the others do not wait for what does not come
+
+
+def _packed(obj: Any, way: str) -> tuple[list[int], torch.Tensor, Exception | None]:
+    """Length and number, the bytes, and why there are none."""
+    number = next(_numbers)
+    try:
+        data = _bytes_of(obj, way, number)
+    except Exception as error:
+        return [_NO_PICKLE, number], torch.empty(0, dtype=torch.uint8), error
+    return [data.numel(), number], data, None
 
 
 def broadcast_object(
@@ -118,16 +155,22 @@ def broadcast_object(
     process_set: ProcessSet = global_process_set,
 ) -> Any:
     """The root's object, pickled on its way, with a MAC under a key of the job that is verified
-    before unpickling."""
+    before unpickling. What the root cannot pickle raises its own error there, and
+    HorovodInternalError elsewhere."""
     name = name or "object"
+    way = f"{name!r} from rank {root_rank} in process set {id_of(process_set)}"
     is_root = rank() == root_rank
-    data = _bytes_of(obj, name) if is_root else torch.empty(0, dtype=torch.uint8)
-    length = torch.tensor([data.numel()], dtype=torch.int64)
-    broadcast_(length, root_rank, f"{name}.length", process_set)
+    header, data, failure = [0, 0], torch.empty(0, dtype=torch.uint8), None
+    if is_root:
+        header, data, failure = _packed(obj, way)
+    header = broadcast_(torch.tensor(header), root_rank, f"{name}.length", process_set).tolist()
+    length, number = header
+    if length == _NO_PICKLE:
+        raise failure or HorovodInternalError(f"{way}: the object cannot be pickled there")
     if not is_root:
-        data = torch.empty(int(length.item()), dtype=torch.uint8)
+        data = torch.empty(length, dtype=torch.uint8)
     broadcast_(data, root_rank, f"{name}.data", process_set)
-    return obj if is_root else _object_of(data, name)
+    return obj if is_root else _object_of(data, way, number)
 
 
 def allgather_object(
@@ -135,8 +178,16 @@ def allgather_object(
 ) -> list[Any]:
     """The objects of all ranks of the set, in rank order. They travel as broadcast_object's."""
     name = name or "objects"
-    data = _bytes_of(obj, f"{name} of {process_set.rank()}")
-    lengths = allgather(torch.tensor([data.numel()]), f"{name}.lengths", process_set)
+    place, ranks = process_set.rank(), process_set.ranks or []
+    ways = [f"{name!r} from rank {r} to all of process set {id_of(process_set)}" for r in ranks]
+    header, data, failure = _packed(obj, ways[place])
+    headers = allgather(torch.tensor([header]), f"{name}.lengths", process_set).tolist()
+    for way, (length, _) in zip(ways, headers, strict=True):
+        if length == _NO_PICKLE:
+            raise failure or HorovodInternalError(f"{way}: the object cannot be pickled there")
     gathered = allgather(data, f"{name}.data", process_set)
-    pieces = torch.split(gathered, lengths.tolist())
-    return [_object_of(piece, f"{name} of {i}") for i, piece in enumerate(pieces)]
+    pieces = torch.split(gathered, [length for length, _ in headers])
+    return [
+        _object_of(piece, way, number)
+        for piece, way, (_, number) in zip(pieces, ways, headers, strict=True)
+    ]

@@ -156,6 +156,8 @@ def DistributedOptimizer(
     sparse gradients and those not of the CPU go one by one. If it is False on some rank, no rank
     has an arena.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"expected a torch optimizer, got {optimizer!r}")
     if op not in (Average, Sum, Adasum):
         raise ValueError(f"op is {op!r}; gradients know Average, Sum, Adasum")
     if gradient_predivide_factor != 1.0 and op != Average:

@@ -18,8 +18,11 @@ from khorus.torch.mpi_ops import allreduce_async_, synchronize
 __all__ = ["SyncBatchNorm"]
 
 
-def _summed(tensor: torch.Tensor, process_set: ProcessSet) -> torch.Tensor:
-    return synchronize(allreduce_async_(tensor, op=Sum, process_set=process_set))
+def _summed(tensor: torch.Tensor, what: str, process_set: ProcessSet) -> torch.Tensor:
+    """One name for layers of all widths: ranks that disagree about the width hear of it at once. It
+    is free again when this returns."""
+    name = f"sync_batch_norm.{what}"
+    return synchronize(allreduce_async_(tensor, name=name, op=Sum, process_set=process_set))
 
 
 class _Normalize(torch.autograd.Function):
@@ -41,7 +44,7 @@ class _Normalize(torch.autograd.Function):
         sums[0] = x.numel() / max(channels, 1)
         sums[1 : channels + 1] = wide.sum(dims)
         sums[channels + 1 :] = (wide * wide).sum(dims)
-        _summed(sums, process_set)
+        _summed(sums, "forward", process_set)
         count = sums[0]
         mean = sums[1 : channels + 1] / count
         variance = sums[channels + 1 :] / count - mean * mean
@@ -68,7 +71,7 @@ class _Normalize(torch.autograd.Function):
         by_bias = g.sum(dims)
         g_normal = g if weight is None else g * weight.view(shape)
         sums = torch.cat([g_normal.sum(dims), (g_normal * normal).sum(dims)]).to(torch.float64)
-        _summed(sums, ctx.process_set)
+        _summed(sums, "backward", ctx.process_set)
         means = (sums / count).to(g.dtype)
         by_x = g_normal - means[:channels].view(shape) - normal * means[channels:].view(shape)
         by_x = by_x * scale.to(g.dtype).view(shape)
@@ -104,6 +107,10 @@ class SyncBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"SyncBatchNorm: expected at least 2 dimensions, got {input.dim()}")
+        if input.shape[1] != self.num_features:
+            raise ValueError(
+                f"SyncBatchNorm: expected {self.num_features} features, got {input.shape[1]}"
+            )
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         self._check_input_dim(input)
