@@ -117,6 +117,11 @@ constexpr Knob kKnobs[] = {
      .member = &Config::gloo_timeout_s, .minimum = 0},
 
     // Watching
+    {.name = "LIVENESS_TIMEOUT", .type = kSeconds, .standard = "1", .flag = "liveness-timeout",
+     .section = kWatching,
+     .sentence = "A rank that is stopped, or whose host or network is silent, is lost within this "
+                 "time, of which 0.5 s are the least; 0: never.",
+     .member = &Config::liveness_timeout_s, .minimum = 0},
     {.name = "STALL_CHECK_DISABLE", .horovod = "STALL_CHECK_DISABLE", .type = kBool, .standard = "0",
      .flag = "no-stall-check", .section = kWatching,
      .sentence = "Do not report tensors that some ranks submitted and others did not.",

@@ -47,14 +47,21 @@ void Address::set_port(int port) noexcept {
   }
 }
 
-std::string Address::to_string() const {
+std::string Address::host() const {
   char host[NI_MAXHOST];
-  char port[NI_MAXSERV];
-  if (::getnameinfo(get(), length, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+  if (::getnameinfo(get(), length, host, sizeof host, nullptr, 0, NI_NUMERICHOST) != 0) {
     return "(no address)";
   }
-  return (family() == AF_INET6 ? "[" + std::string(host) + "]" : std::string(host)) + ":" + port;
+  return host;
+}
+
+std::string Address::to_string() const {
+  if (family() == AF_INET6) {
+    const auto& v6 = reinterpret_cast<const sockaddr_in6&>(storage);
+    return "[" + host() + "]:" + std::to_string(ntohs(v6.sin6_port));
+  }
+  const auto& v4 = reinterpret_cast<const sockaddr_in&>(storage);
+  return host() + ":" + std::to_string(ntohs(v4.sin_port));
 }
 
 Result<std::vector<Address>> resolve(const std::string& host_and_port) {

@@ -23,6 +23,8 @@ struct Address {
   void set_port(int port) noexcept;
   // "127.0.0.1:4711", "[::1]:4711"
   std::string to_string() const;
+  // "127.0.0.1", "::1"
+  std::string host() const;
 };
 
 // "host:port", "[::1]:port": every address the name stands for, at least one.

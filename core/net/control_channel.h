@@ -1,8 +1,8 @@
 // ControlChannel: how one rank moves control frames to its parent and children in the control tree.
 //
 // Interface without fields; implementations: tcp_channel.h (Boost.Asio, authenticated),
-// in_process_channel.h (threads of one process). Frames are opaque bytes, delivered in order,
-// exactly once, or the connection ends.
+// in_process_channel.h (threads of one process). Frames are opaque bytes, one or more, delivered
+// in order, exactly once, or the connection ends.
 //
 // Thread rule: everything on the coordinator thread, except wake(), which any thread may call.
 #pragma once

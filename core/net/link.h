@@ -38,6 +38,10 @@ class Link : public std::enable_shared_from_this<Link> {
   bool has_unsent() const noexcept { return open_ && connection_.has_unsent(); }
   bool is_open() const noexcept { return open_; }
 
+  // Whether the peer's address is one of this host.
+  bool is_within_host() { return connection_.socket().is_within_host(); }
+  // Ends it as if the connection had ended; on_closed is called.
+  void fail(const std::string& reason) { end(reason); }
   void close() noexcept;
   void close_gracefully(std::chrono::milliseconds limit) noexcept;
 

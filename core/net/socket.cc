@@ -141,6 +141,16 @@ Address Socket::local_address() const {
   return address;
 }
 
+bool Socket::is_within_host() const {
+  const Address local = local_address();
+  Address peer;
+  peer.length = sizeof peer.storage;
+  if (::getpeername(fd_, reinterpret_cast<sockaddr*>(&peer.storage), &peer.length) != 0) {
+    return false;
+  }
+  return local.length > 0 && local.host() == peer.host();
+}
+
 void Socket::close() noexcept {
   if (fd_ < 0) return;
   const base::ForkLock lock;

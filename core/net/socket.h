@@ -46,6 +46,9 @@ class Socket {
   Transfer write_some(std::span<const std::byte> first, std::span<const std::byte> second = {});
 
   Address local_address() const;
+  // Whether both ends have one address: then no network lies between. False where it cannot be
+  // told.
+  bool is_within_host() const;
   int fd() const noexcept { return fd_; }
   explicit operator bool() const noexcept { return fd_ >= 0; }
 

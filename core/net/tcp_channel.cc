@@ -73,6 +73,7 @@ class Meeting {
       if (Status status = take(&events); !status.ok()) return status;
     }
     for (const int child : options_.children) send(child, kGo);
+    links_->watch_silence(options_.liveness_timeout);
     links_->put_back(std::move(early_));
     return {};
   }

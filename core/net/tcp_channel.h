@@ -42,6 +42,9 @@ struct TreeOptions {
 
   std::chrono::milliseconds timeout{30'000};  // until the whole tree is connected
 
+  // A neighbour on another host that is silent for so long is lost; 0: never.
+  std::chrono::milliseconds liveness_timeout{0};
+
   // Bounds on peers that have not authenticated. When all slots are taken, further connections wait
   // in the kernel's queue until a slot is free.
   int max_strangers = 64;

@@ -1,6 +1,7 @@
 // See tree_links.h.
 #include "core/net/tree_links.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -14,10 +15,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kNever = Clock::time_point::max();
 
+// The same on all ranks, whatever their timeout.
+constexpr std::chrono::milliseconds kHeartbeatInterval{125};
+constexpr int kFewestBeatsUntilLost = 3;
+
 }  // namespace
 
 TreeLinks::State::State(std::unique_ptr<asio::io_context> context)
-    : io(std::move(context)), work(io->get_executor()), timer(*io) {}
+    : io(std::move(context)), work(io->get_executor()), timer(*io), heartbeat(*io) {}
 
 TreeLinks::State::~State() {
   for (const auto& [peer, link] : links) link->close();
@@ -42,6 +47,10 @@ void TreeLinks::add(int peer, Socket socket, const SessionKeys& keys) {
   limits.max_payload_bytes = wire::Limits::kMaxFrameBytes;
   Link::Events events;
   events.on_frame = [this, peer](std::span<const std::byte> payload) {
+    if (const auto silent = silent_beats_.find(peer); silent != silent_beats_.end()) {
+      silent->second = 0;
+    }
+    if (payload.empty()) return;  // a heartbeat
     ++stats_.messages_received;
     stats_.bytes_received += payload.size() + kFrameHeaderBytes;
     pending_.push_back(
@@ -56,6 +65,43 @@ void TreeLinks::add(int peer, Socket socket, const SessionKeys& keys) {
   state_->links.emplace(peer, std::move(link));
 }
 
+void TreeLinks::watch_silence(std::chrono::milliseconds timeout) {
+  if (timeout.count() <= 0) return;
+  // One less: the last frame may have come just before a beat.
+  beats_until_lost_ =
+      std::max(kFewestBeatsUntilLost, static_cast<int>(timeout / kHeartbeatInterval) - 1);
+  for (const auto& [peer, link] : state_->links) {
+    if (!link->is_within_host()) silent_beats_.emplace(peer, -1);
+  }
+  if (!silent_beats_.empty()) arm_heartbeat();
+}
+
+void TreeLinks::arm_heartbeat() {
+  const Clock::time_point due = Clock::now() + kHeartbeatInterval;
+  state_->heartbeat.expires_at(due);
+  state_->heartbeat.async_wait([this, due](const ErrorCode& error) {
+    if (!error && !closed_) beat(due);
+  });
+}
+
+void TreeLinks::beat(Clock::time_point due) {
+  const bool in_time = Clock::now() - due <= kHeartbeatInterval / 2;
+  for (auto& [peer, silent] : silent_beats_) {
+    Link& link = *state_->links.at(peer);
+    if (!link.is_open()) continue;
+    if (silent >= 0) silent = in_time ? silent + 1 : 0;
+    if (silent < beats_until_lost_) {
+      link.send({});
+      continue;
+    }
+    link.fail("nothing was heard from it for " +
+              std::to_string((kHeartbeatInterval * beats_until_lost_).count()) +
+              " ms: its process is stopped, or its host or the network is down; "
+              "KHORUS_LIVENESS_TIMEOUT says how long that may last");
+  }
+  arm_heartbeat();
+}
+
 void TreeLinks::put_back(std::vector<ChannelEvent> events) {
   pending_.insert(pending_.begin(), std::make_move_iterator(events.begin()),
                   std::make_move_iterator(events.end()));
@@ -65,6 +111,7 @@ void TreeLinks::send(int peer, std::span<const std::byte> frame) {
   if (closed_ || is_forked_copy()) return;
   const auto found = state_->links.find(peer);
   KHORUS_ASSERT(found != state_->links.end(), "a frame for a rank that is no neighbour");
+  KHORUS_ASSERT(!frame.empty(), "a frame without bytes is a heartbeat");
   if (!found->second->is_open()) return;
   ++stats_.messages_sent;
   stats_.bytes_sent += frame.size() + kFrameHeaderBytes;

@@ -35,6 +35,10 @@ class TreeLinks final : public ControlChannel {
   bool has(int peer) const { return state_->links.contains(peer); }
   // REQUIRES: !has(peer).
   void add(int peer, Socket socket, const SessionKeys& keys);
+  // From now on every neighbour on another host gets a heartbeat (a frame without payload, in
+  // HANDSHAKE.md) eight times a second, and one that was heard before and is silent for `timeout`
+  // is lost. Time in which this process did not run itself does not count. 0: neither.
+  void watch_silence(std::chrono::milliseconds timeout);
   // Events that the next poll() gives first. Does not count in stats().
   void put_back(std::vector<ChannelEvent> events);
   void reset_stats() { stats_ = {}; }
@@ -48,15 +52,22 @@ class TreeLinks final : public ControlChannel {
     std::unique_ptr<asio::io_context> io;
     asio::executor_work_guard<asio::io_context::executor_type> work;
     asio::steady_timer timer;
+    asio::steady_timer heartbeat;
     std::map<int, std::shared_ptr<Link>> links;
   };
   bool is_forked_copy() const noexcept;
   void wait_until(std::chrono::steady_clock::time_point deadline);
   bool has_unsent() const;
+  void arm_heartbeat();
+  void beat(std::chrono::steady_clock::time_point due);
 
   std::unique_ptr<State> state_;
   const uint64_t fork_generation_;
   std::chrono::steady_clock::time_point armed_until_;  // max(): the timer is not armed
+  // Neighbours on other hosts: heartbeats of our own since the last frame of theirs; -1: none came
+  // yet.
+  std::map<int, int> silent_beats_;
+  int beats_until_lost_ = 0;
   std::vector<ChannelEvent> pending_;
   ChannelStats stats_;
   bool closed_ = false;

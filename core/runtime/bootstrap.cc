@@ -186,6 +186,8 @@ Result<Meeting> meet_over_tcp(const EngineOptions& options, const protocol::Topo
   tree.store_address = access->address;
   tree.host = host;
   tree.timeout = left;
+  tree.liveness_timeout =
+      std::chrono::milliseconds(static_cast<int64_t>(config.liveness_timeout_s * 1e3));
   const auto waited = std::chrono::steady_clock::now() - before;
   auto channel = net::connect_tree(tree);
   if (!channel.ok()) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/base/assert.h"
+#include "core/runtime/process_stat.h"
 #include "core/wire/codec.h"
 
 namespace khorus::runtime {
@@ -26,7 +27,11 @@ CoordinatorThread::CoordinatorThread(Options options)
       groups_(*options_.groups),
       observer_(*options_.observer),
       timeline_(observer_.timeline()),
-      node_(options_.node) {
+      node_(options_.node),
+      peer_watch_([](int64_t pid) {
+        const std::optional<ProcessStat> stat = read_process_stat(pid);
+        return stat.has_value() ? stat->state : '?';
+      }) {
   published_.fusion_threshold_bytes.store(options_.node.fusion_threshold_bytes);
   published_.flush_window_us.store(options_.node.flush_window_us);
 }
@@ -53,8 +58,25 @@ Status CoordinatorThread::submit(Batch& batch) {
   return status;
 }
 
-void CoordinatorThread::set_peers(std::vector<protocol::PeerInfo> peers) {
-  queue_.put([&](TensorQueue::Contents& contents) { contents.peers = std::move(peers); });
+void CoordinatorThread::set_peers(const std::vector<Hello>& hellos) {
+  std::vector<protocol::PeerInfo> peers;
+  for (const Hello& hello : hellos) peers.push_back({hello.host, hello.pid});
+  std::vector<int> neighbours = node_.children();
+  if (node_.parent() >= 0) neighbours.push_back(node_.parent());
+  std::vector<PeerWatch::Peer> watched;
+  for (const int rank : neighbours) {
+    const Hello& hello = hellos[static_cast<size_t>(rank)];
+    const bool same_process =
+        hello.process == hellos[static_cast<size_t>(options_.node.rank)].process;
+    // A pid means the same process only to who sees the same one under it.
+    if (!same_process && hello.process == process_identity(hello.pid)) {
+      watched.push_back({rank, hello.pid});
+    }
+  }
+  queue_.put([&](TensorQueue::Contents& contents) {
+    contents.peers = std::move(peers);
+    contents.watched = std::move(watched);
+  });
   channel_.wake();
 }
 
@@ -91,31 +113,6 @@ void CoordinatorThread::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-EngineStats CoordinatorThread::stats() const {
-  EngineStats stats;
-  stats.control_messages_sent = published_.messages_sent.load(std::memory_order_relaxed);
-  stats.control_bytes_sent = published_.bytes_sent.load(std::memory_order_relaxed);
-  stats.control_messages_received = published_.messages_received.load(std::memory_order_relaxed);
-  stats.control_bytes_received = published_.bytes_received.load(std::memory_order_relaxed);
-  stats.tensors_from_cache = published_.from_cache.load(std::memory_order_relaxed);
-  return stats;
-}
-
-protocol::NodeStats CoordinatorThread::node_stats() const {
-  protocol::NodeStats stats;
-  stats.submitted = published_.submitted.load(std::memory_order_relaxed);
-  stats.submitted_from_cache = published_.from_cache.load(std::memory_order_relaxed);
-  stats.decisions = published_.decisions.load(std::memory_order_relaxed);
-  stats.cached_tensors = published_.cached.load(std::memory_order_relaxed);
-  stats.stall_reports = published_.stall_reports.load(std::memory_order_relaxed);
-  return stats;
-}
-
-protocol::FusionSettings CoordinatorThread::fusion() const {
-  return {published_.fusion_threshold_bytes.load(std::memory_order_relaxed),
-          published_.flush_window_us.load(std::memory_order_relaxed)};
-}
-
 // ---- the coordinator thread ----
 
 protocol::TimeUs CoordinatorThread::now_us() const {
@@ -131,6 +128,7 @@ void CoordinatorThread::loop() {
     node_.watch_arrivals(timeline_.enabled());
     take_inputs();
     for (const net::ChannelEvent& event : events_) take_event(event);
+    look_after_peers();
     check_failure_deadline();
     step();
     publish_stats();
@@ -151,7 +149,8 @@ CoordinatorThread::Clock::time_point CoordinatorThread::next_wakeup() {
   if (wanted && finished_executions_.load(std::memory_order_seq_cst) != noted_executions_) {
     return Clock::now();
   }
-  const protocol::TimeUs due = std::min(node_.next_deadline(), failure_deadline_us_);
+  const protocol::TimeUs due =
+      std::min({node_.next_deadline(), failure_deadline_us_, peer_watch_.next()});
   if (due == protocol::kNever) return Clock::time_point::max();
   return Clock::time_point(std::chrono::microseconds(due));
 }
@@ -165,7 +164,10 @@ void CoordinatorThread::take_finished_executions() {
 
 void CoordinatorThread::take_inputs() {
   TensorQueue::Contents contents = queue_.take();
-  if (!contents.peers.empty()) node_.set_peers(std::move(contents.peers));
+  if (!contents.peers.empty()) {
+    node_.set_peers(std::move(contents.peers));
+    peer_watch_.watch(contents.watched, options_.liveness_timeout_us, now_us());
+  }
   for (Batch& batch : contents.batches) submit_to_node(std::move(batch));
   if (contents.data_plane_failure.has_value() && !faulted_) {
     pending_failure_ = std::move(contents.data_plane_failure);
@@ -219,6 +221,12 @@ void CoordinatorThread::take_event(const net::ChannelEvent& event) {
                "rank " + std::to_string(event.peer) +
                    " sent a frame that cannot be read: " + frame.status().message()),
         now_us());
+  }
+}
+
+void CoordinatorThread::look_after_peers() {
+  for (const PeerWatch::Lost& lost : peer_watch_.look(now_us())) {
+    node_.peer_closed(lost.rank, lost.reason, now_us());
   }
 }
 
@@ -378,20 +386,6 @@ WorkStatePtr CoordinatorThread::take_work(uint64_t ticket) {
   WorkStatePtr work = std::move(it->second);
   works_.erase(it);
   return work;
-}
-
-void CoordinatorThread::publish_stats() {
-  const net::ChannelStats channel = channel_.stats();
-  published_.messages_sent.store(channel.messages_sent, std::memory_order_relaxed);
-  published_.bytes_sent.store(channel.bytes_sent, std::memory_order_relaxed);
-  published_.messages_received.store(channel.messages_received, std::memory_order_relaxed);
-  published_.bytes_received.store(channel.bytes_received, std::memory_order_relaxed);
-  const protocol::NodeStats& node = node_.stats();
-  published_.submitted.store(node.submitted, std::memory_order_relaxed);
-  published_.from_cache.store(node.submitted_from_cache, std::memory_order_relaxed);
-  published_.decisions.store(node.decisions, std::memory_order_relaxed);
-  published_.cached.store(node.cached_tensors, std::memory_order_relaxed);
-  published_.stall_reports.store(node.stall_reports, std::memory_order_relaxed);
 }
 
 }  // namespace khorus::runtime

@@ -29,8 +29,10 @@
 #include "core/net/control_channel.h"
 #include "core/protocol/node.h"
 #include "core/runtime/autotune.h"
+#include "core/runtime/hello.h"
 #include "core/runtime/lane.h"
 #include "core/runtime/observer.h"
+#include "core/runtime/peer_watch.h"
 #include "core/runtime/process_group.h"
 #include "core/runtime/tensor_queue.h"
 #include "khorus/engine.h"
@@ -49,6 +51,7 @@ class CoordinatorThread {
     const base::Logger* logger = nullptr;
     base::StatusPage* status_page = nullptr;
     std::chrono::milliseconds verdict_wait{300};
+    protocol::TimeUs liveness_timeout_us = 0;  // 0: stopped neighbours are not noticed
   };
 
   explicit CoordinatorThread(Options options);
@@ -60,7 +63,8 @@ class CoordinatorThread {
   // Ok, or why nothing can be submitted any more; then the batch is untouched.
   Status submit(Batch& batch);
   Status health() const { return queue_.health(); }
-  void set_peers(std::vector<protocol::PeerInfo> peers);
+  // Who the ranks are, by rank.
+  void set_peers(const std::vector<Hello>& hellos);
   // By the runner of a lane.
   void execution_finished() noexcept;
   void data_plane_failed(const Status& status);
@@ -85,6 +89,7 @@ class CoordinatorThread {
   void take_event(const net::ChannelEvent& event);
   void take_finished_executions();
   void check_failure_deadline();
+  void look_after_peers();
   // Ticks the node and does what it says, until nothing follows any more.
   void step();
   void carry_out(protocol::Output output);
@@ -119,6 +124,7 @@ class CoordinatorThread {
   // Touched by the coordinator thread only.
   protocol::Node node_;
   std::unordered_map<uint64_t, WorkStatePtr> works_;  // by ticket, until agreed
+  PeerWatch peer_watch_;
   std::vector<net::ChannelEvent> events_;
   uint64_t given_executions_ = 0;
   uint64_t noted_executions_ = 0;

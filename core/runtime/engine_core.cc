@@ -159,6 +159,7 @@ Status EngineCore::meet_ranks() {
   options.autotune = make_autotune();
   options.logger = &logger_;
   options.status_page = &status_page_;
+  options.liveness_timeout_us = microseconds_of(options_.config.liveness_timeout_s);
   coordinator_ = std::make_unique<CoordinatorThread>(std::move(options));
   coordinator_->start();
   return Status();
@@ -176,14 +177,12 @@ Status EngineCore::greet(const BackendSearch& search) {
   const auto gathered = exchange(*world_, "hello", encode(own), start_deadline_);
   if (!gathered.ok()) return gathered.status();
   meeting_.reset();  // everybody has met
-  std::vector<protocol::PeerInfo> peers;
   for (const wire::Bytes& bytes : *gathered) {
     Result<Hello> hello = decode_hello(bytes);
     if (!hello.ok()) return hello.status();
-    peers.push_back({hello->host, hello->pid});
     hellos_.push_back(std::move(*hello));
   }
-  coordinator_->set_peers(std::move(peers));
+  coordinator_->set_peers(hellos_);
   return check_settings(hellos_);
 }
 

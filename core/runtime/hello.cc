@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <climits>
-#include <fstream>
 #include <functional>
 #include <utility>
 
+#include "core/runtime/process_stat.h"
 #include "core/wire/byte_stream.h"
 #include "core/wire/rank_set.h"
 
@@ -19,22 +19,6 @@ namespace {
 
 constexpr size_t kMaxText = 4096;
 constexpr size_t kMaxBackends = 64;
-
-std::string read_line(const char* path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
-
-// When this process began, in clock ticks since boot: field 22 of proc(5)'s stat.
-std::string process_start() {
-  const std::string stat = read_line("/proc/self/stat");
-  size_t at = stat.rfind(')');
-  for (int field = 2; field < 22 && at != std::string::npos; ++field) at = stat.find(' ', at + 1);
-  if (at == std::string::npos) return "";
-  return stat.substr(at + 1, stat.find(' ', at + 1) - at - 1);
-}
 
 std::string describe(const Hello& hello, size_t rank) {
   return "rank " + std::to_string(rank) + " (" + hello.host + ", pid " + std::to_string(hello.pid) +
@@ -135,8 +119,7 @@ Hello own_identity() {
   if (gethostname(host.data(), host.size() - 1) == 0) hello.host = host.data();
   hello.pid = getpid();
   hello.machine = own_host_identity();
-  hello.process = hello.machine.boot + "/" + own_namespace("pid") + "/" +
-                  std::to_string(hello.pid) + "/" + process_start();
+  hello.process = process_identity(0);
   uint64_t nonce = 0;
   if (getrandom(&nonce, sizeof nonce, 0) == sizeof nonce) hello.nonce = nonce;
   return hello;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/protocol/node.h"
+#include "core/runtime/peer_watch.h"
 #include "core/runtime/work_state.h"
 #include "khorus/status.h"
 
@@ -30,6 +31,7 @@ class TensorQueue {
   struct Contents {
     std::vector<Batch> batches;
     std::vector<protocol::PeerInfo> peers;     // not empty: who the ranks are
+    std::vector<PeerWatch::Peer> watched;      // of them those to look after
     std::optional<Status> data_plane_failure;  // seen by the runner
     std::optional<std::string> leave;          // shutdown() was called
     std::optional<Status> end_now;             // and has waited long enough

@@ -59,6 +59,7 @@ struct KHORUS_API Config {
   std::string backend_path;  // extra directory with backend plugins
   double gloo_timeout_s = 300;
   // Watching
+  double liveness_timeout_s = 1;  // 0: not watched
   bool stall_check_disable = false;
   double stall_warning_s = 60;
   double stall_shutdown_s = 0;  // 0: never

@@ -1,92 +1,36 @@
-// SIGKILL to any rank at any moment: every other rank ends by itself within a second, with an error
-// that names the killed one, and nothing is left behind. Real processes, real sockets and shared
-// memory (shm is the default; every fourth job uses gloo, where it was built); the ranks' forked
-// children (data-loader workers) outlive the kill.
+// SIGKILL or SIGSTOP to any rank at any moment: every other rank ends by itself within a second,
+// with an error that names the victim, and nothing is left behind. Real processes, real sockets and
+// shared memory (shm is the default; every fourth job uses gloo, where it was built); the ranks'
+// forked children (data-loader workers) outlive the kill.
 //
 // Which rank, how many, and when follow from a seed, which a failure prints; KHORUS_CRASH_SEED
-// repeats one. 100 kills, 2000 with KHORUS_TEST_SOAK=1.
-#include <fcntl.h>
+// repeats one. 100 kills and 10 stops, 2000 and 300 with KHORUS_TEST_SOAK=1.
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <memory>
 #include <random>
 #include <set>
 #include <sstream>
 #include <string>
-#include <vector>
 
-#include "core/net/job_key.h"
-#include "core/net/store_server.h"
 #include "khorus/status.h"
-
-extern char** environ;
+#include "tests/launch/crash/crash_job.h"
 
 namespace khorus::test {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
-using std::chrono::milliseconds;
 
 constexpr milliseconds kBound{1000};
 constexpr std::chrono::seconds kPatience{30};  // after which the test itself kills everything
-
-class Pipe {
- public:
-  Pipe() { EXPECT_EQ(pipe2(ends_.data(), O_CLOEXEC), 0); }
-  ~Pipe() {
-    close_read();
-    close_write();
-  }
-  Pipe(const Pipe&) = delete;
-  Pipe& operator=(const Pipe&) = delete;
-  int read_end() const { return ends_[0]; }
-  int write_end() const { return ends_[1]; }
-  void close_read() { close_end(0); }
-  void close_write() { close_end(1); }
-
- private:
-  void close_end(size_t end) {
-    if (ends_[end] >= 0) close(std::exchange(ends_[end], -1));
-  }
-  std::array<int, 2> ends_{-1, -1};
-};
-
-struct Rank {
-  pid_t pid = -1;
-  Pipe report;
-  Pipe key;
-  std::string said;
-  bool ended = false;
-  int exit_status = 0;
-  Clock::time_point ended_at;
-
-  bool has_said(const char* word) const { return said.find(word) != std::string::npos; }
-};
-
-// When the kill comes: so long after all are ready, or after the start; during endless work, or
-// while a short job ends.
-struct Plan {
-  int size;
-  int victim;
-  bool from_start;
-  milliseconds delay;
-  int steps;
-  unsigned seed;
-};
 
 Plan plan_of(unsigned seed) {
   std::mt19937 engine(seed);
@@ -102,191 +46,14 @@ Plan plan_of(unsigned seed) {
   return plan;
 }
 
-std::string backend_of(unsigned seed) {
-#if defined(KHORUS_CRASH_GLOO)
-  if (seed % 4 == 0) return "gloo";
-#endif
-  return seed % 4 == 1 ? "auto" : "shm";
+// Every second one while the data plane is busy, else while nothing moves at all.
+Plan stop_plan_of(unsigned seed) {
+  Plan plan = plan_of(seed);
+  plan.from_start = false;
+  plan.idle = seed % 2 == 0;
+  plan.steps = plan.idle ? 3 : -1;
+  return plan;
 }
-
-class Job {
- public:
-  explicit Job(const Plan& plan) : plan_(plan), ranks_(static_cast<size_t>(plan.size)) {
-    key_ = net::JobKey::generate().value();
-    net::StoreServerOptions options;
-    options.key = key_;
-    options.job_id = "crash";
-    store_ = net::StoreServer::start(options).value();
-    for (size_t r = 0; r < ranks_.size(); ++r) start(r);
-  }
-
-  ~Job() {
-    for (const Rank& rank : ranks_) {
-      if (!rank.ended) kill(rank.pid, SIGKILL);
-    }
-    leash_.close_write();
-    while (waitpid(-1, nullptr, 0) > 0) {
-    }
-  }
-
-  Rank& rank(int r) { return ranks_[static_cast<size_t>(r)]; }
-  std::vector<Rank>& ranks() { return ranks_; }
-
-  // Until `done` or the test's patience is over.
-  template <class Condition>
-  bool wait_until(Condition&& done, Clock::time_point deadline) {
-    while (!done()) {
-      if (Clock::now() >= deadline) return false;
-      listen(deadline);
-    }
-    return true;
-  }
-
-  bool all_ready() {
-    for (const Rank& rank : ranks_) {
-      if (!rank.has_said("ready\n")) return false;
-    }
-    return true;
-  }
-  bool all_ended() {
-    for (const Rank& rank : ranks_) {
-      if (!rank.ended) return false;
-    }
-    return true;
-  }
-
-  // Children of ranks, which are adopted by this process when their rank has ended. None may hold
-  // a socket.
-  void expect_children_without_sockets() {
-    for (const fs::directory_entry& process : fs::directory_iterator("/proc")) {
-      const std::string pid = process.path().filename();
-      if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-      if (parent_of(pid) != getpid()) continue;
-      std::error_code gone;
-      for (const fs::directory_entry& fd : fs::directory_iterator(process.path() / "fd", gone)) {
-        const std::string target = fs::read_symlink(fd.path(), gone).string();
-        EXPECT_FALSE(target.starts_with("socket:") ||
-                     target.find("memfd:khorus") != std::string::npos)
-            << "the child " << pid << " keeps " << target;
-      }
-    }
-  }
-
-  // Lets the children go. True when nothing is left that was started here.
-  bool end_children() {
-    leash_.close_write();
-    for (int status = 0;;) {
-      const pid_t child = waitpid(-1, &status, 0);
-      if (child < 0) return errno == ECHILD;
-      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "a data-loader child failed";
-    }
-  }
-
- private:
-  void start(size_t r) {
-    Rank& rank = ranks_[r];
-    EXPECT_TRUE(key_.write_to_fd(rank.key.write_end()).ok());
-    rank.key.close_write();
-    std::vector<std::string> environment = environment_of(r);
-    std::vector<char*> environment_pointers;
-    for (std::string& variable : environment) environment_pointers.push_back(variable.data());
-    environment_pointers.push_back(nullptr);
-    std::vector<std::string> words = {KHORUS_CRASH_WORKER, std::to_string(leash_.read_end()),
-                                      std::to_string(rank.report.write_end()),
-                                      std::to_string(plan_.seed), std::to_string(plan_.steps)};
-    std::vector<char*> arguments;
-    for (std::string& word : words) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    rank.pid = fork();
-    ASSERT_GE(rank.pid, 0);
-    if (rank.pid == 0) {
-      for (const int inherited :
-           {leash_.read_end(), rank.report.write_end(), rank.key.read_end()}) {
-        fcntl(inherited, F_SETFD, 0);
-      }
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      execve(KHORUS_CRASH_WORKER, arguments.data(), environment_pointers.data());
-      _exit(127);
-    }
-    rank.report.close_write();
-    rank.key.close_read();
-  }
-
-  std::vector<std::string> environment_of(size_t r) const {
-    const std::string rank = std::to_string(r), size = std::to_string(plan_.size);
-    std::vector<std::string> variables;
-    for (char** variable = environ; *variable != nullptr; ++variable) {
-      const std::string text = *variable;
-      if (!text.starts_with("KHORUS_") && !text.starts_with("HOROVOD_")) variables.push_back(text);
-    }
-    for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
-             {"RANK", rank},
-             {"SIZE", size},
-             {"LOCAL_RANK", rank},
-             {"LOCAL_SIZE", size},
-             {"CROSS_RANK", "0"},
-             {"CROSS_SIZE", "1"},
-             {"STORE", store_->address()},
-             {"JOB_ID", "crash"},
-             {"KEY_FD", std::to_string(ranks_[r].key.read_end())},
-             {"CONTROL_FAN_IN", "2"},
-             {"LOG_LEVEL", "fatal"},
-             {"BACKEND", backend_of(plan_.seed)},
-             {"START_TIMEOUT", plan_.from_start ? "3" : "30"}}) {
-      variables.push_back("KHORUS_" + name + "=" + value);
-    }
-    return variables;
-  }
-
-  // Sleeps until a rank says something or ends.
-  void listen(Clock::time_point deadline) {
-    std::vector<pollfd> polls;
-    std::vector<Rank*> heard;
-    for (Rank& rank : ranks_) {
-      if (rank.report.read_end() < 0) continue;
-      polls.push_back({rank.report.read_end(), POLLIN, 0});
-      heard.push_back(&rank);
-    }
-    const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now());
-    poll(polls.data(), polls.size(), static_cast<int>(std::max<long>(left.count(), 0)));
-    for (size_t i = 0; i < polls.size(); ++i) {
-      if (polls[i].revents != 0) hear(*heard[i]);
-    }
-  }
-
-  // The report ends when its rank does: nobody else holds the write end for long.
-  void hear(Rank& rank) {
-    std::array<char, 4096> text{};
-    const ssize_t length = read(rank.report.read_end(), text.data(), text.size());
-    if (length > 0) {
-      rank.said.append(text.data(), static_cast<size_t>(length));
-      return;
-    }
-    rank.report.close_read();
-    waitpid(rank.pid, &rank.exit_status, 0);
-    rank.ended = true;
-    rank.ended_at = Clock::now();
-  }
-
-  static pid_t parent_of(const std::string& pid) {
-    std::ifstream file("/proc/" + pid + "/stat");
-    std::string stat;
-    std::getline(file, stat);
-    const size_t end = stat.rfind(')');
-    if (end == std::string::npos) return -1;
-    std::istringstream rest(stat.substr(end + 1));
-    char state = 0;
-    pid_t parent = -1;
-    rest >> state >> parent;
-    return parent;
-  }
-
-  const Plan plan_;
-  net::JobKey key_;
-  std::unique_ptr<net::StoreServer> store_;
-  Pipe leash_;
-  std::vector<Rank> ranks_;
-};
 
 // For how long tasks of this machine have had to wait for a processor, since it was started: what
 // others take from the second that a rank has. See the kernel's accounting/psi.
@@ -371,17 +138,77 @@ void run(unsigned seed) {
   EXPECT_EQ(files(), files_before);
 }
 
-TEST(Crash, EveryOtherRankEndsAndNamesIt) {
+void run_stop(unsigned seed) {
+  const Plan plan = stop_plan_of(seed);
+  SCOPED_TRACE("KHORUS_CRASH_SEED=" + std::to_string(seed) + ": rank " +
+               std::to_string(plan.victim) + " of " + std::to_string(plan.size) + " stopped " +
+               std::to_string(plan.delay.count()) + " ms after all were ready, " +
+               (plan.idle ? "idle" : "busy"));
+  Job job(plan);
+  const Clock::time_point patience = Clock::now() + kPatience;
+  ASSERT_TRUE(job.wait_until([&] { return job.all_ready(); }, patience)) << job.rank(0).said;
+  Rank& victim = job.rank(plan.victim);
+  job.wait_until([&] { return victim.ended; }, Clock::now() + plan.delay);
+  ASSERT_FALSE(victim.ended) << victim.said;
+  kill(victim.pid, SIGSTOP);
+  const Clock::time_point stopped = Clock::now();
+  const milliseconds waited_before = waited_for_processors();
+  const auto others_ended = [&] {
+    return std::ranges::all_of(job.ranks(),
+                               [&](const Rank& rank) { return &rank == &victim || rank.ended; });
+  };
+  ASSERT_TRUE(job.wait_until(others_ended, patience)) << "a rank hangs";
+  const milliseconds starved = waited_for_processors() - waited_before;
+  for (int r = 0; r < plan.size; ++r) {
+    if (r == plan.victim) continue;
+    SCOPED_TRACE("rank " + std::to_string(r));
+    EXPECT_LT(job.rank(r).ended_at - stopped, kBound + starved) << job.rank(r).said;
+    expect_survivor_names_victim(plan, job.rank(r));
+  }
+  kill(victim.pid, SIGKILL);
+  ASSERT_TRUE(job.wait_until([&] { return victim.ended; }, patience));
+  EXPECT_TRUE(job.end_children());
+}
+
+// All ranks of a job stop and go on, one after the other as a shell does it: nobody is lost.
+TEST(Crash, AJobThatStopsAsAWholeGoesOn) {
+  ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  for (const bool idle : {false, true}) {
+    Plan plan = stop_plan_of(idle ? 2 : 1);
+    plan.idle = idle;
+    plan.steps = idle ? 3 : -1;
+    SCOPED_TRACE(idle ? "idle" : "busy");
+    Job job(plan);
+    const auto one_ended = [&] {
+      return std::ranges::any_of(job.ranks(), [](const Rank& rank) { return rank.ended; });
+    };
+    ASSERT_TRUE(job.wait_until([&] { return job.all_ready(); }, Clock::now() + kPatience));
+    for (const Rank& rank : job.ranks()) kill(rank.pid, SIGSTOP);
+    job.wait_until(one_ended, Clock::now() + 2 * kBound);
+    for (const Rank& rank : job.ranks()) kill(rank.pid, SIGCONT);
+    job.wait_until(one_ended, Clock::now() + 2 * kBound);
+    for (const Rank& rank : job.ranks()) EXPECT_FALSE(rank.ended) << rank.said;
+    for (const Rank& rank : job.ranks()) kill(rank.pid, SIGKILL);
+    ASSERT_TRUE(job.wait_until([&] { return job.all_ended(); }, Clock::now() + kPatience));
+    EXPECT_TRUE(job.end_children());
+  }
+}
+
+void run_seeds(void (*run_one)(unsigned), unsigned count, unsigned count_in_soak) {
   // Grandchildren whose parents were killed become children of this process: it can count them.
   ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
   if (const char* seed = std::getenv("KHORUS_CRASH_SEED")) {
-    run(static_cast<unsigned>(std::atoi(seed)));
+    run_one(static_cast<unsigned>(std::atoi(seed)));
     return;
   }
   const char* soak = std::getenv("KHORUS_TEST_SOAK");
-  const unsigned kills = soak != nullptr && std::strcmp(soak, "1") == 0 ? 2000 : 100;
-  for (unsigned seed = 1; seed <= kills && !HasFatalFailure(); ++seed) run(seed);
+  if (soak != nullptr && std::strcmp(soak, "1") == 0) count = count_in_soak;
+  for (unsigned seed = 1; seed <= count && !testing::Test::HasFatalFailure(); ++seed) run_one(seed);
 }
+
+TEST(Crash, WhenOneIsKilledEveryOtherRankEndsAndNamesIt) { run_seeds(run, 100, 2000); }
+
+TEST(Crash, WhenOneIsStoppedEveryOtherRankEndsAndNamesIt) { run_seeds(run_stop, 10, 300); }
 
 }  // namespace
 }  // namespace khorus::test

@@ -1,11 +1,12 @@
 // A rank that works until something breaks: the program that crash_test kills.
 //
-//   crash_worker LEASH REPORT SEED STEPS
+//   crash_worker LEASH REPORT SEED STEPS [VICTIM]
 //
 // LEASH: a descriptor that ends when the test is over; REPORT: a pipe to the test. The place, the
 // store and the key come from the environment, as from khorusrun. It forks a child that lives as a
 // data-loader worker does (it holds what it inherited until the leash ends), writes "ready" to the
-// report, runs STEPS steps of operations of random sizes in a random order (-1: for ever), and
+// report, runs STEPS steps of operations of random sizes in a random order (-1: for ever; with a
+// VICTIM the others then wait in a barrier that the victim does not enter), and
 // writes "done" or "failed CODE LOST_RANK MESSAGE". Exits with 0 or 3.
 #include <unistd.h>
 
@@ -71,7 +72,7 @@ void step(std::mt19937& shared, std::mt19937& own, std::vector<std::vector<float
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5) return 2;
+  if (argc != 5 && argc != 6) return 2;
   const Arguments arguments{std::atoi(argv[1]), std::atoi(argv[2]),
                             static_cast<unsigned>(std::atoi(argv[3])), std::atoi(argv[4])};
   try {
@@ -82,6 +83,10 @@ int main(int argc, char** argv) {
     std::mt19937 own(arguments.seed + static_cast<unsigned>(khorus::rank()) + 1);
     std::vector<std::vector<float>> tensors(8);
     for (int i = 0; i != arguments.steps; ++i) step(shared, own, tensors);
+    if (argc == 6) {
+      if (khorus::rank() == std::atoi(argv[5])) pause();
+      khorus::barrier();
+    }
     khorus::shutdown();
     report(arguments.report, "done");
     return 0;

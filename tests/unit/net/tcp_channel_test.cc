@@ -76,7 +76,7 @@ TEST(TcpChannel, TreesOfManySizesCarryFrames) {
 
 TEST(TcpChannel, FramesOfEverySizeArriveWholeAndInOrder) {
   Couple couple;
-  std::vector<size_t> sizes = {0, 1, 27, 28, 29, 4095, 4096, 4097, 70'000, 300'000, 5'000'000};
+  std::vector<size_t> sizes = {1, 27, 28, 29, 4095, 4096, 4097, 70'000, 300'000, 5'000'000};
   std::jthread sender([&] {
     for (const size_t size : sizes)
       couple.parent->send(1, Bytes(size, static_cast<std::byte>(size)));

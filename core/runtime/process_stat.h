@@ -1,0 +1,25 @@
+// What the kernel says of a process of this machine: proc(5)'s stat.
+//
+// Pure but for /proc; any thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace khorus::runtime {
+
+struct ProcessStat {
+  // 'R', 'S', 'D': it lives. 'T': stopped by a signal. 't': held by a debugger. 'Z': it has ended.
+  char state = '?';
+  std::string start;  // when it began, in clock ticks since boot: tells a reused pid apart
+};
+
+// Nothing: there is no such process, or no /proc. 0: this process.
+std::optional<ProcessStat> read_process_stat(int64_t pid);
+
+// Equal exactly for what runs in one process: the machine's boot, the pid namespace, pid and start.
+// `pid` as seen from here; 0: this process. Empty: there is no such process.
+std::string process_identity(int64_t pid);
+
+}  // namespace khorus::runtime
