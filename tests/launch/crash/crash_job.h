@@ -61,6 +61,7 @@ struct Rank {
   bool ended = false;
   int exit_status = 0;
   Clock::time_point ended_at;
+  Clock::time_point failed_at;  // when it said so
 
   bool has_said(const char* word) const { return said.find(word) != std::string::npos; }
 };
@@ -237,7 +238,9 @@ class Job {
     std::array<char, 4096> text{};
     const ssize_t length = read(rank.report.read_end(), text.data(), text.size());
     if (length > 0) {
+      const bool had_failed = rank.has_said("failed ");
       rank.said.append(text.data(), static_cast<size_t>(length));
+      if (!had_failed && rank.has_said("failed ")) rank.failed_at = Clock::now();
       return;
     }
     rank.report.close_read();

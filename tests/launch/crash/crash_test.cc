@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -20,6 +21,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "khorus/status.h"
 #include "tests/launch/crash/crash_job.h"
@@ -99,6 +101,25 @@ void expect_survivor_names_victim(const Plan& plan, const Rank& rank) {
   EXPECT_NE(message.find("rank " + std::to_string(plan.victim)), std::string::npos) << message;
 }
 
+// How long survivors took to fail, from the kill on.
+std::vector<milliseconds>& known_after() {
+  static std::vector<milliseconds> times;
+  return times;
+}
+
+void report_known_after() {
+  std::vector<milliseconds>& times = known_after();
+  if (times.empty()) return;
+  std::ranges::sort(times);
+  const auto at = [&](double part) {
+    return times[static_cast<size_t>(part * static_cast<double>(times.size() - 1))].count();
+  };
+  std::printf("a death is known after (ms): median %ld, p99 %ld, longest %ld, of %zu\n",
+              static_cast<long>(at(0.5)), static_cast<long>(at(0.99)), static_cast<long>(at(1)),
+              times.size());
+  times.clear();
+}
+
 void run(unsigned seed) {
   const Plan plan = plan_of(seed);
   SCOPED_TRACE("KHORUS_CRASH_SEED=" + std::to_string(seed) + ": rank " +
@@ -127,6 +148,10 @@ void run(unsigned seed) {
     if (all_were_ready) {
       EXPECT_LT(job.rank(r).ended_at - killed, kBound + starved) << job.rank(r).said;
       expect_survivor_names_victim(plan, job.rank(r));
+      if (job.rank(r).has_said("failed ")) {
+        known_after().push_back(
+            std::chrono::duration_cast<milliseconds>(job.rank(r).failed_at - killed));
+      }
     } else {
       // Ranks that have not met yet learn it from the start timeout at the latest.
       EXPECT_LT(job.rank(r).ended_at - killed, kBound + starved + std::chrono::seconds(3));
@@ -204,6 +229,7 @@ void run_seeds(void (*run_one)(unsigned), unsigned count, unsigned count_in_soak
   const char* soak = std::getenv("KHORUS_TEST_SOAK");
   if (soak != nullptr && std::strcmp(soak, "1") == 0) count = count_in_soak;
   for (unsigned seed = 1; seed <= count && !testing::Test::HasFatalFailure(); ++seed) run_one(seed);
+  report_known_after();
 }
 
 TEST(Crash, WhenOneIsKilledEveryOtherRankEndsAndNamesIt) { run_seeds(run, 100, 2000); }
