@@ -12,6 +12,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,57 @@ def test_run() -> None:
         khorus.run(fail, np=1)
     with pytest.raises(ValueError, match="np=0"):
         khorus.run(fail, np=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"np": 2, "num_proc": 3}, "give one"),
+        ({"np": 2, "min_np": 3}, "lies between"),
+        ({"num_proc": 2, "max_num_proc": 1}, "lies between"),
+        ({"min_np": 1, "min_num_proc": 2}, "give one"),
+        ({"hosts": "localhost:1", "hostfile": "hosts"}, "both given"),
+        ({"use_gloo": True, "use_mpi": True}, "both given"),
+        ({"mpi_args": "-x A"}, "use_mpi=True"),
+        ({"slots": 2}, "not discovered"),
+    ],
+    ids=str,
+)
+def test_arguments_of_run_that_contradict(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        khorus.run(fail, **arguments)
+
+
+def fail_at_first(marker: str) -> tuple[str, str]:
+    if not Path(marker).exists():
+        Path(marker).touch()
+        raise ValueError("the first time")
+    return os.environ["KHORUS_START_TIMEOUT"], os.environ["KHORUS_NETWORK_INTERFACE"]
+
+
+def test_arguments_of_run(tmp_path: Path) -> None:
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("localhost slots=2\n")
+    result = khorus.run(
+        fail_at_first,
+        (str(tmp_path / "marker"),),
+        num_proc=1,
+        min_num_proc=1,
+        max_np=4,
+        reset_limit=1,
+        cooldown_range=(1, 2),
+        hostfile=hostfile,
+        start_timeout=77,
+        ssh_port=22,
+        disable_cache=True,
+        output_filename=tmp_path / "output",
+        verbose=2,
+        use_gloo=True,
+        network_interface=["lo"],
+        executable=sys.executable,
+    )
+    assert [(float(timeout), interface) for timeout, interface in result] == [(77, "lo")]
+    assert "the first time" in (tmp_path / "output" / "rank.0" / "stderr").read_text()
 
 
 def test_run_of_a_function_of_the_script(tmp_path: Path) -> None:
