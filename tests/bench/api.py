@@ -143,16 +143,27 @@ def bench_latency(bench: Bench) -> Any:
     pairs = [
         {
             "khorus": bench.ours("--mode", "latency", *flags),
+            "python": bench.peer("peer_allreduce.py", "--khorus", "--most", 4, *flags)[0],
             "torch": bench.peer("peer_allreduce.py", "--most", 4, *flags)[0],
         }
         for _ in range(bench.pairs)
     ]
     rows = []
-    for key in ("new_us", "cached_us"):
-        mine = [pair["khorus"][key]["p50"] for pair in pairs]
+    for key in ("new_us", "cached_us", "python_us"):
+        if key == "python_us":
+            mine = [pair["python"]["p50_us"] for pair in pairs]
+        else:
+            mine = [pair["khorus"][key]["p50"] for pair in pairs]
         other = [pair["torch"]["p50_us"] for pair in pairs]
         ratio = [a / b for a, b in zip(mine, other, strict=True)]
-        rows.append([key.removesuffix("_us"), spread(mine, 1), spread(other, 1), spread(ratio)])
+        rows.append(
+            [
+                key.removesuffix("_us").replace("python", "cached, from Python"),
+                spread(mine, 1),
+                spread(other, 1),
+                spread(ratio),
+            ]
+        )
     table(
         f"4 bytes from submit to done, {bench.ranks} ranks, p50",
         ["name", "Khorus us", "torch Gloo us", "Khorus / torch"],

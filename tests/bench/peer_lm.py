@@ -1,11 +1,12 @@
-"""The peer of examples/train_lm.cc: the same model in Python, with DDP or without communication.
+"""The model of examples/train_lm.cc in Python: with DDP, khorus.torch, or neither.
 
 khorusrun -np 2 peer_lm.py --store FILE --json FILE --layers L --width W --heads H --context C
-                           --batch B --steps N [--alone]
+                           --batch B --steps N [--alone|--khorus]
 
 Same shapes, same initialisation rule, AdamW, clipping; random bytes instead of text, which costs
-the same. DDP runs on torch's Gloo with gradients as views of its buckets. With --alone every rank
-trains by itself. The JSON holds the seconds of each step on rank 0.
+the same. DDP runs on torch's Gloo with gradients as views of its buckets. With --khorus the
+optimizer is khorus.torch's. With --alone every rank trains by itself. The JSON holds the seconds of
+each step on rank 0.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import argparse
 import json
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import khorus.torch as hvd
 
 VOCABULARY = 256
 
@@ -71,6 +76,7 @@ def parse() -> argparse.Namespace:
     for name in ("layers", "width", "heads", "context", "batch", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--khorus", action="store_true")
     return parser.parse_args()
 
 
@@ -78,15 +84,18 @@ def train(options: argparse.Namespace, rank: int) -> list[float]:
     torch.manual_seed(1)
     model = TransformerLM(options.layers, options.width, options.heads, options.context)
     net: nn.Module = model
-    if not options.alone:
+    if not options.alone and not options.khorus:
         net = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
+    optimizer: Any = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
         lr=2e-3,
         betas=(0.9, 0.95),
     )
+    if options.khorus:
+        optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
+        hvd.broadcast_parameters(model.state_dict(), root_rank=0)
     torch.manual_seed(rank)
     times = []
     for _ in range(options.steps):
@@ -96,8 +105,11 @@ def train(options: argparse.Namespace, rank: int) -> list[float]:
         logits = net(tokens[:, :-1])
         loss = F.cross_entropy(logits.reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
         loss.backward()  # type: ignore[no-untyped-call]
+        if options.khorus:
+            optimizer.synchronize()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        with optimizer.skip_synchronize() if options.khorus else nullcontext():
+            optimizer.step()
         loss.item()
         times.append(time.perf_counter() - start)
     return times
@@ -108,16 +120,22 @@ def main() -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["KHORUS_RANK"])
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(
-        "gloo",
-        init_method=Path(options.store).absolute().as_uri(),
-        rank=rank,
-        world_size=int(os.environ["KHORUS_SIZE"]),
-    )
+    if options.khorus:
+        hvd.init()
+    else:
+        dist.init_process_group(
+            "gloo",
+            init_method=Path(options.store).absolute().as_uri(),
+            rank=rank,
+            world_size=int(os.environ["KHORUS_SIZE"]),
+        )
     times = train(options, rank)
     if rank == 0:
         Path(options.json).write_text(json.dumps(times))
-    dist.destroy_process_group()
+    if options.khorus:
+        hvd.shutdown()
+    else:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def plot_training(results: dict[str, list[dict[str, float]]], path: Path) -> Non
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    names = {"khorus": "Khorus", "ddp": "DDP", "alone": "no communication"}
+    names = {"khorus": "C++", "python_khorus": "Python", "ddp": "DDP", "alone": "no comm."}
     figure, panels = pyplot.subplots(1, len(results), figsize=(4 * len(results), 4), squeeze=False)
     for axes, (model, pairs) in zip(panels[0], results.items(), strict=True):
         for place, (key, label) in enumerate(names.items()):

@@ -87,6 +87,7 @@ def bench_lm(bench: Bench) -> Any:
         "khorus": lambda model: train_with_khorus(bench, model),
         "ddp": lambda model: train_with_python(bench, model),
         "alone": lambda model: train_alone(bench, model),
+        "python_khorus": lambda model: train_with_python(bench, model, "--khorus"),
         "python_alone": lambda model: train_with_python(bench, model, "--alone"),
     }
     results: dict[str, Any] = {}
@@ -103,11 +104,16 @@ def bench_lm(bench: Bench) -> Any:
                 *[spread([pair[name] for pair in pairs]) for name in contestants],
                 spread([pair["khorus"] / pair["ddp"] for pair in pairs]),
                 spread([pair["khorus"] / pair["alone"] for pair in pairs]),
+                spread([pair["python_khorus"] / pair["ddp"] for pair in pairs]),
+                spread([pair["python_khorus"] / pair["python_alone"] for pair in pairs]),
             ]
         )
     table(
         f"language model, float32, {bench.ranks} ranks with one thread each: steps/s",
-        ["model", "Khorus", "DDP", "alone", "Python alone", "Khorus / DDP", "Khorus / alone"],
+        [
+            *["model", "Khorus (C++)", "DDP", "alone (C++)", "Khorus (Python)", "alone (Python)"],
+            *["C++ / DDP", "C++ / alone", "Python / DDP", "Python / alone"],
+        ],
         rows,
     )
     return results
