@@ -314,6 +314,7 @@ int Job::conclude() {
   JobOutcome outcome;
   outcome.host = host_name();
   outcome.by_mpirun = options_.mpi;
+  outcome.first_rank = options_.first_rank();
   outcome.interrupted_by = interrupted_first_ ? interrupted_by_ : 0;
   if (!options_.output_directory.empty()) {
     outcome.logs = options_.output_directory + "/rank.*/stdout and stderr";
@@ -333,7 +334,8 @@ int Job::conclude() {
 }
 
 std::string Job::name_of(size_t rank) const {
-  return options_.mpi ? "mpirun" : "rank " + std::to_string(rank);
+  return options_.mpi ? "mpirun"
+                      : "rank " + std::to_string(static_cast<size_t>(options_.first_rank()) + rank);
 }
 
 void Job::say(const std::string& line) { error_->write(line + "\n"); }

@@ -47,7 +47,7 @@ Result<Descriptor> create_log(const std::filesystem::path& path) {
 Status Job::open_logs(size_t rank, Descriptor* standard_output, Descriptor* standard_error) {
   if (options_.output_directory.empty()) return Status();
   const auto folder = std::filesystem::path(options_.output_directory) /
-                      ("rank." + padded(rank, static_cast<size_t>(options_.processes)));
+                      ("rank." + padded(rank, static_cast<size_t>(options_.world_size())));
   std::error_code error;
   std::filesystem::create_directories(folder, error);  // a failure shows when a file is created
   Result<Descriptor> output = create_log(folder / "stdout");
@@ -62,8 +62,9 @@ Status Job::open_logs(size_t rank, Descriptor* standard_output, Descriptor* stan
 // Child `child` is one rank, or mpirun, through whose streams all ranks speak.
 Status Job::name_speakers(bool with_prefix, size_t child, RankStream::Options* output,
                           RankStream::Options* error) {
-  const size_t first = options_.mpi ? 0 : child;
-  const size_t last = options_.mpi ? static_cast<size_t>(options_.processes) - 1 : child;
+  const size_t own = child + static_cast<size_t>(options_.first_rank());
+  const size_t first = options_.mpi ? 0 : own;
+  const size_t last = options_.mpi ? static_cast<size_t>(options_.processes) - 1 : own;
   for (size_t rank = first; rank <= last; ++rank) {
     RankStream::Speaker out, err;
     if (Status status = open_logs(rank, &out.log, &err.log); !status.ok()) return status;
@@ -85,7 +86,7 @@ Status Job::open_streams() {
   const bool shared = same_file(STDOUT_FILENO, STDERR_FILENO);
   if (!shared) output_ = std::make_unique<OutputWriter>(STDOUT_FILENO, on_room);
   if (!job_.captured) return Status();
-  const bool alone = options_.processes == 1 && !options_.prefix_given;
+  const bool alone = options_.world_size() == 1 && !options_.prefix_given;
   for (size_t i = 0; i < ranks_.size(); ++i) {
     RankStream::Options output, error;
     if (Status status = name_speakers(!alone, i, &output, &error); !status.ok()) return status;

@@ -15,6 +15,7 @@
 #include "core/launch/agent_protocol.h"
 #include "core/launch/environment.h"
 #include "core/launch/mpirun.h"
+#include "core/launch/nodes.h"
 #include "core/launch/program.h"
 #include "core/launch/ssh.h"
 
@@ -126,7 +127,12 @@ Status plan_all_ranks(const LaunchOptions& options, const Variables& variables, 
         job->ends.emplace_back();
         continue;
       }
-      const RankPlace place{ranks.first + i, options.processes, i, ranks.count, host, hosts};
+      const RankPlace place{options.first_rank() + ranks.first + i,
+                            options.world_size(),
+                            i,
+                            ranks.count,
+                            options.node_rank + host,
+                            std::max(options.nodes, hosts)};
       if (Status status = plan_rank(place, variables, job); !status.ok()) return status;
     }
   }
@@ -165,7 +171,8 @@ Status plan_carrier(const LaunchOptions& options, const Host& host, PreparedJob*
 
 Result<PreparedJob> prepare_job(const LaunchOptions& options) {
   PreparedJob job;
-  Result<std::string> job_id = make_job_id();
+  const bool nodes = options.nodes > 1;
+  Result<std::string> job_id = nodes ? "nodes-" + options.rendezvous_id : make_job_id();
   if (!job_id.ok()) return job_id.status();
   job.job_id = std::move(*job_id);
   Result<JobEnvironment> environment = job_environment(options, job.job_id);
@@ -174,15 +181,20 @@ Result<PreparedJob> prepare_job(const LaunchOptions& options) {
   job.start_timeout =
       std::chrono::milliseconds(static_cast<int64_t>(environment->config.start_timeout_s * 1000));
   job.network_interface = environment->config.network_interface;
+  if (nodes && job.network_interface.empty()) {
+    Result<std::string> own = address_towards_node_0(options);
+    if (!own.ok()) return own.status();
+    variables["KHORUS_NETWORK_INTERFACE"] = std::move(*own);
+  }
   job.hosts = place_ranks(options.hosts, options.processes);
-  job.captured = options.processes > 1 || options.mpi || !::isatty(STDOUT_FILENO) ||
+  job.captured = options.world_size() > 1 || options.mpi || !::isatty(STDOUT_FILENO) ||
                  !options.output_directory.empty() || job.has_other_hosts();
   // A Python that writes to a pipe keeps kilobytes back; what it printed last would die with it.
   if (job.captured && is_python(options.program)) variables.emplace("PYTHONUNBUFFERED", "1");
   for (const std::string& name : names_to_forward(variables, options.forwarded)) {
     job.forwarded.emplace_back(name, variables[name]);
   }
-  Result<net::JobKey> key = net::JobKey::generate();
+  Result<net::JobKey> key = nodes ? key_of_nodes() : net::JobKey::generate();
   if (!key.ok()) return key.status();
   job.key = *key;
   for (const HostRanks& ranks : job.hosts) {

@@ -22,6 +22,7 @@
 #include "core/launch/help.h"
 #include "core/launch/job.h"
 #include "core/launch/job_plan.h"
+#include "core/launch/nodes.h"
 #include "core/launch/options.h"
 #include "core/net/store_server.h"
 #include "khorus/version.h"
@@ -69,6 +70,23 @@ Prepared become_launcher() {
   return before;
 }
 
+// One of several hosts with a launcher each. While it waits for the others a signal ends it, and
+// the guard with it.
+int run_node(const launch::LaunchOptions& options, const Prepared& before, launch::PreparedJob job,
+             launch::Guard guard) {
+  const sigset_t handled = launch::handled_signals();
+  ::sigprocmask(SIG_SETMASK, &before.signal_mask, nullptr);
+  const Result<launch::NodeMeeting> meeting = launch::meet_nodes(options, job);
+  ::sigprocmask(SIG_BLOCK, &handled, nullptr);
+  launch::Job running(options, std::move(job), std::move(guard));
+  const Result<std::string> ready = running.meet_hosts();
+  if (!ready.ok()) return running.abandon(ready.status());
+  if (!meeting.ok()) return running.abandon(meeting.status());
+  const int exit_code = running.run(meeting->store);
+  ::sigprocmask(SIG_SETMASK, &before.signal_mask, nullptr);
+  return exit_code;
+}
+
 int run_job(const launch::LaunchOptions& options, std::span<char> title) {
   const Prepared before = become_launcher();
   Result<launch::PreparedJob> job = launch::prepare_job(options);
@@ -86,6 +104,7 @@ int run_job(const launch::LaunchOptions& options, std::span<char> title) {
   store_options.key = job->key;
   store_options.job_id = job->job_id;
   std::unique_ptr<net::StoreServer> store;  // outlives the job
+  if (options.nodes > 1) return run_node(options, before, std::move(*job), std::move(*guard));
   int exit_code = 0;
   {
     launch::Job running(options, std::move(*job), std::move(*guard));

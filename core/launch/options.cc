@@ -149,9 +149,20 @@ class Parser {
         options_.ssh.remote_launcher = text;
         break;
       case FlagAction::kNodes:
-        return set_count(text, 1, kMaxProcesses, &nodes_);
+        return set_count(text, 1, kMaxProcesses, &options_.nodes);
       case FlagAction::kNodeRank:
-        return set_count(text, 0, kMaxProcesses, &node_rank_);
+        return set_count(text, 0, kMaxProcesses, &options_.node_rank);
+      case FlagAction::kMasterPort:
+        return set_count(text, 1, 65535, &master_port_);
+      case FlagAction::kMasterAddress:
+        master_address_ = text;
+        break;
+      case FlagAction::kRendezvous:
+        options_.rendezvous = text;
+        break;
+      case FlagAction::kRendezvousId:
+        options_.rendezvous_id = text;
+        break;
       case FlagAction::kFailureGrace:
         return set_grace(text);
       case FlagAction::kRestarts:
@@ -254,11 +265,35 @@ class Parser {
     return Status();
   }
 
-  Status check() {
-    if (nodes_ > 1 || node_rank_ > 0) {
-      return refused("more than one host is not supported yet (--nnodes " + std::to_string(nodes_) +
-                     ", --node-rank " + std::to_string(node_rank_) + ")");
+  Status check_nodes() {
+    LaunchOptions& options = options_;
+    if (options.node_rank >= options.nodes) {
+      return refused("--node-rank " + std::to_string(options.node_rank) + ": of " +
+                     std::to_string(options.nodes) + " nodes the last is " +
+                     std::to_string(options.nodes - 1));
     }
+    if (options.rendezvous.empty() && !master_address_.empty()) {
+      const bool v6 = master_address_.find(':') != std::string::npos;
+      options.rendezvous =
+          (v6 ? "[" + master_address_ + "]" : master_address_) + ":" + std::to_string(master_port_);
+    }
+    if (options.nodes == 1) return Status();
+    const size_t colon = options.rendezvous.rfind(':');
+    if (colon == std::string::npos || colon == 0 || colon + 1 == options.rendezvous.size()) {
+      return refused("--nnodes " + std::to_string(options.nodes) +
+                     " needs --rdzv-endpoint HOST:PORT, an address of node 0");
+    }
+    if (options.mpi || !options.hosts.empty() || options.restarts > 0) {
+      return refused("--nnodes does not go with -H, --mpi or --reset-limit");
+    }
+    if (options.rendezvous_id.empty() || options.rendezvous_id.size() > 48) {
+      return refused("--rdzv-id \"" + options.rendezvous_id + "\": expected 1 to 48 characters");
+    }
+    return Status();
+  }
+
+  Status check() {
+    if (Status status = check_nodes(); !status.ok()) return status;
     if (!options_.mpi && !options_.mpi_args.empty()) {
       return refused("--mpi-args \"" + options_.mpi_args + "\" need --mpi");
     }
@@ -291,7 +326,8 @@ class Parser {
   LaunchOptions options_;
   std::string spelling_;                 // of the flag under way, as it was given
   std::optional<std::string> attached_;  // its value, of "--flag=value"
-  int nodes_ = 1, node_rank_ = 0;
+  std::string master_address_;
+  int master_port_ = 29500;  // as torchrun's
 };
 
 }  // namespace

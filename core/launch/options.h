@@ -22,6 +22,10 @@ struct LaunchOptions {
   LaunchAction action = LaunchAction::kRun;
   int processes = 0;
   std::vector<Host> hosts;  // empty: this machine
+  // More than one: each has a launcher of its own with `processes` ranks (nodes.h).
+  int nodes = 1, node_rank = 0;
+  std::string rendezvous;  // "host:port" of node 0
+  std::string rendezvous_id = "none";
   SshOptions ssh;
   std::vector<std::string> forwarded;    // names of variables that ranks on other hosts get too
   int agent_patience_s = 0;              // of --agent
@@ -37,6 +41,10 @@ struct LaunchOptions {
   std::string python_package;                      // where that is; empty: beside khorusrun
   std::map<std::string, std::string> environment;  // of knobs given as flags
   std::vector<std::string> program;                // and its arguments, untouched
+
+  // Of this launcher's ranks.
+  int first_rank() const { return node_rank * processes; }
+  int world_size() const { return nodes * processes; }
 };
 
 // `arguments` without the launcher's own name. InvalidArgument says which option, and why.
@@ -67,6 +75,10 @@ enum class FlagAction : uint8_t {
   kPythonPackage,
   kNodes,
   kNodeRank,
+  kRendezvous,
+  kRendezvousId,
+  kMasterAddress,
+  kMasterPort,
   kDisableCache,
   kNothing,   // says what is so anyway
   kNotBuilt,  // known from Horovod or torchrun, and refused

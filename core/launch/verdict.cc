@@ -19,7 +19,7 @@ bool failed(const RankOutcome& rank) {
 
 // The first to end badly; but a rank that blames another which also failed is a consequence,
 // however soon it ended.
-std::optional<int> find_culprit(const std::vector<RankOutcome>& ranks) {
+std::optional<int> find_culprit(const std::vector<RankOutcome>& ranks, int first_rank) {
   std::optional<int> culprit;
   const auto at = [&](int rank) -> const RankOutcome& { return ranks[static_cast<size_t>(rank)]; };
   const int size = static_cast<int>(ranks.size());
@@ -28,7 +28,7 @@ std::optional<int> find_culprit(const std::vector<RankOutcome>& ranks) {
   }
   std::set<int> seen;
   while (culprit && seen.insert(*culprit).second) {
-    const int blamed = at(*culprit).page.lost_rank;
+    const int blamed = at(*culprit).page.lost_rank - first_rank;
     if (blamed < 0 || blamed >= size || !failed(at(blamed))) break;
     culprit = blamed;
   }
@@ -68,13 +68,13 @@ std::string describe_consequences(const JobOutcome& job, int culprit) {
     const RankOutcome& outcome = job.ranks[static_cast<size_t>(rank)];
     if (rank == culprit) continue;
     if (!outcome.lost.empty())
-      lost.push_back(rank);
+      lost.push_back(job.first_rank + rank);
     else if (outcome.stopped_with == SIGKILL)
-      killed.push_back(rank);
+      killed.push_back(job.first_rank + rank);
     else if (outcome.stopped_with != 0)
-      stopped.push_back(rank);
+      stopped.push_back(job.first_rank + rank);
     else if (failed(outcome))
-      by_themselves.push_back(rank);
+      by_themselves.push_back(job.first_rank + rank);
   }
   std::string sentence;
   append(&sentence, lost, "lost");
@@ -117,7 +117,7 @@ Verdict judge_interrupted(const JobOutcome& job) {
     const RankOutcome& outcome = job.ranks[static_cast<size_t>(rank)];
     if (exit_code_of(outcome.wait_status) == 0) continue;
     verdict.exit_code = 128 + job.interrupted_by;
-    (outcome.stopped_with == SIGKILL ? killed : ended).push_back(rank);
+    (outcome.stopped_with == SIGKILL ? killed : ended).push_back(job.first_rank + rank);
   }
   if (verdict.exit_code == 0) return verdict;
   std::string sentence;
@@ -133,13 +133,13 @@ Verdict judge_interrupted(const JobOutcome& job) {
 Verdict judge(const JobOutcome& job) {
   if (job.by_mpirun) return judge_mpirun(job);
   if (job.interrupted_by != 0) return judge_interrupted(job);
-  const std::optional<int> culprit = find_culprit(job.ranks);
+  const std::optional<int> culprit = find_culprit(job.ranks, job.first_rank);
   if (!culprit) return {};
   const RankOutcome& rank = job.ranks[static_cast<size_t>(*culprit)];
   Verdict verdict;
   verdict.exit_code = exit_code_of(rank.wait_status);
   auto& lines = verdict.lines;
-  lines.push_back("khorusrun: rank " + std::to_string(*culprit) +
+  lines.push_back("khorusrun: rank " + std::to_string(job.first_rank + *culprit) +
                   " failed first: " + describe_end_of(rank) + " (pid " + std::to_string(rank.pid) +
                   " on " + (rank.host.empty() ? job.host : rank.host) + ")");
   const std::string& words = rank.last_words.empty() ? rank.page.failure : rank.last_words;

@@ -24,6 +24,7 @@ struct RankOutcome {
 
 struct JobOutcome {
   std::vector<RankOutcome> ranks;
+  int first_rank = 0;      // the number of ranks[0]; others have launchers of their own
   int interrupted_by = 0;  // the user's first signal, if it came before any failure
   bool by_mpirun = false;  // `ranks` is mpirun alone, and knows less
   std::string host;

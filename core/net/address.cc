@@ -47,6 +47,12 @@ void Address::set_port(int port) noexcept {
   }
 }
 
+int Address::port() const noexcept {
+  const bool v6 = family() == AF_INET6;
+  return ntohs(v6 ? reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_port
+                  : reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
+}
+
 std::string Address::host() const {
   char host[NI_MAXHOST];
   if (::getnameinfo(get(), length, host, sizeof host, nullptr, 0, NI_NUMERICHOST) != 0) {
@@ -56,12 +62,7 @@ std::string Address::host() const {
 }
 
 std::string Address::to_string() const {
-  if (family() == AF_INET6) {
-    const auto& v6 = reinterpret_cast<const sockaddr_in6&>(storage);
-    return "[" + host() + "]:" + std::to_string(ntohs(v6.sin6_port));
-  }
-  const auto& v4 = reinterpret_cast<const sockaddr_in&>(storage);
-  return host() + ":" + std::to_string(ntohs(v4.sin_port));
+  return (family() == AF_INET6 ? "[" + host() + "]" : host()) + ":" + std::to_string(port());
 }
 
 Result<std::vector<Address>> resolve(const std::string& host_and_port) {

@@ -21,6 +21,7 @@ struct Address {
   const sockaddr* get() const noexcept { return reinterpret_cast<const sockaddr*>(&storage); }
   int family() const noexcept { return storage.ss_family; }
   void set_port(int port) noexcept;
+  int port() const noexcept;
   // "127.0.0.1:4711", "[::1]:4711"
   std::string to_string() const;
   // "127.0.0.1", "::1"

@@ -64,6 +64,10 @@ Result<Socket> Socket::make(int family) {
 Result<Socket> Socket::listen(const Address& address) {
   Result<Socket> made = make(address.family());
   if (!made.ok()) return made;
+  // A port that was asked for may be in use by connections that are over (TIME_WAIT); a listener
+  // that lives still keeps it.
+  const int on = 1;
+  if (address.port() != 0) ::setsockopt(made->fd_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (::bind(made->fd_, address.get(), address.length) != 0 ||
       ::listen(made->fd_, SOMAXCONN) != 0) {
     return system_error("cannot listen on " + address.to_string());

@@ -88,9 +88,27 @@ TEST(Options, WhatIsNotBuiltSaysSo) {
     const std::string error = error_of({flag, "1", "-np", "1", "prog"});
     EXPECT_TRUE(contains(error, flag) && contains(error, "not built yet")) << error;
   }
-  EXPECT_TRUE(contains(error_of({"--nnodes", "2", "-np", "1", "p"}), "more than one host"));
+  EXPECT_TRUE(contains(error_of({"--nnodes", "2", "-np", "1", "p"}), "--rdzv-endpoint"));
   EXPECT_EQ(parsed({"--nnodes=1", "--node-rank=0", "--gloo", "-np", "1", "p"}).processes, 1);
   EXPECT_EQ(parsed({"-H", host_name() + ":2", "p"}).processes, 2);
+}
+
+TEST(Options, NodesMeetAtNode0) {
+  const LaunchOptions options = parsed({"--nnodes", "3", "--node_rank", "1", "--nproc-per-node",
+                                        "2", "--master-addr", "node0", "--master-port", "99", "p"});
+  EXPECT_EQ(options.rendezvous, "node0:99");
+  EXPECT_EQ(options.first_rank(), 2);
+  EXPECT_EQ(options.world_size(), 6);
+  const Words nodes = {"--nnodes", "2", "--rdzv-endpoint", "a:1", "-np", "1"};
+  const auto error = [&](Words more) {
+    more.insert(more.begin(), nodes.begin(), nodes.end());
+    more.push_back("p");
+    return error_of(more);
+  };
+  EXPECT_EQ(error({}), "no error");
+  EXPECT_TRUE(contains(error({"--node-rank", "2"}), "the last is 1"));
+  EXPECT_TRUE(contains(error({"-H", "localhost:1"}), "-H"));
+  EXPECT_TRUE(contains(error({"--reset-limit", "1"}), "--reset-limit"));
 }
 
 TEST(Options, AsHorovod) {

@@ -1,0 +1,166 @@
+// See nodes.h.
+#include "core/launch/nodes.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <span>
+
+#include "core/net/address.h"
+#include "core/net/asio.h"
+#include "core/net/tcp_store.h"
+
+namespace khorus::launch {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr auto kFirstPause = milliseconds(50);
+constexpr auto kLongestPause = milliseconds(1000);
+
+std::string node_key(int node) { return "nodes/" + std::to_string(node); }
+std::string met_key(int node) { return node_key(node) + "/met"; }
+
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
+
+// "2 nodes with 4 ranks each"
+std::string job_shape(const LaunchOptions& options) {
+  return std::to_string(options.nodes) + " nodes with " + std::to_string(options.processes) +
+         " ranks each";
+}
+
+milliseconds left_until(steady_clock::time_point deadline) {
+  const auto left = std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now());
+  return std::max(milliseconds(1), left);
+}
+
+// Nobody tells one machine that another has begun to listen: asking again, less and less often, is
+// all there is. Whatever is not a missing listener ends it at once.
+Result<std::unique_ptr<net::TcpStore>> connect_to_store(const LaunchOptions& options,
+                                                        const PreparedJob& job,
+                                                        steady_clock::time_point deadline) {
+  net::asio::io_context io;
+  auto pause = kFirstPause;
+  while (true) {
+    net::TcpStoreOptions store;
+    store.address = options.rendezvous;
+    store.key = job.key;
+    store.job_id = job.job_id;
+    store.timeout = left_until(deadline);
+    auto connected = net::TcpStore::connect(store);
+    const bool again = connected.status().code() == StatusCode::kUnavailable;
+    if (connected.ok() || !again) return connected;
+    if (steady_clock::now() + pause >= deadline) {
+      return Status(StatusCode::kTimeout, "node 0 did not come within " +
+                                              std::to_string(job.start_timeout.count()) +
+                                              " ms: " + connected.status().message());
+    }
+    net::asio::steady_timer timer(io, pause);
+    timer.wait();
+    pause = std::min(2 * pause, kLongestPause);
+  }
+}
+
+Status read_other(net::Store& store, const LaunchOptions& options, int node,
+                  steady_clock::time_point deadline) {
+  const auto value = store.get(node_key(node), left_until(deadline));
+  if (value.status().code() == StatusCode::kTimeout) {
+    return Status(StatusCode::kTimeout,
+                  "node " + std::to_string(node) + " of " + std::to_string(options.nodes) +
+                      " did not come; start khorusrun there with --node-rank " +
+                      std::to_string(node) + ", or raise --start-timeout");
+  }
+  if (!value.ok()) return value.status();
+  const std::string text(reinterpret_cast<const char*>(value->data()), value->size());
+  const std::string shape = text.substr(0, text.find(';'));
+  if (shape == job_shape(options)) return Status();
+  return Status(StatusCode::kInvalidArgument, "this launcher was told of " + job_shape(options) +
+                                                  ", and that of node " + std::to_string(node) +
+                                                  " of " + shape + "; give all the same");
+}
+
+Status meet_in(net::Store& store, const LaunchOptions& options, steady_clock::time_point deadline) {
+  const std::string self =
+      job_shape(options) + "; " + host_name() + ", pid " + std::to_string(::getpid());
+  if (Status status = store.set(node_key(options.node_rank), bytes_of(self)); !status.ok()) {
+    if (status.code() != StatusCode::kPermissionDenied) return status;
+    return Status(status.code(), "another launcher has --node-rank " +
+                                     std::to_string(options.node_rank) + " in this job");
+  }
+  for (int node = 0; node < options.nodes; ++node) {
+    if (Status status = read_other(store, options, node, deadline); !status.ok()) return status;
+  }
+  if (Status status = store.set(met_key(options.node_rank), bytes_of("met")); !status.ok()) {
+    return status;
+  }
+  // Ranks that end at once must not take the store from a launcher that has not read it.
+  for (int node = 0; options.node_rank == 0 && node < options.nodes; ++node) {
+    const auto met = store.get(met_key(node), left_until(deadline));
+    if (!met.ok()) return met.status();
+  }
+  return Status();
+}
+
+Result<std::unique_ptr<net::StoreServer>> serve(const LaunchOptions& options,
+                                                const PreparedJob& job) {
+  const size_t colon = options.rendezvous.rfind(':');
+  net::StoreServerOptions serving;
+  serving.bind_host = options.rendezvous.substr(0, colon);
+  if (serving.bind_host.front() == '[') {
+    serving.bind_host = serving.bind_host.substr(1, serving.bind_host.size() - 2);
+  }
+  serving.port = std::atoi(options.rendezvous.c_str() + colon + 1);
+  serving.key = job.key;
+  serving.job_id = job.job_id;
+  auto server = net::StoreServer::start(serving);
+  if (server.ok()) return server;
+  return Status(server.status().code(),
+                server.status().message() + "; --rdzv-endpoint must be an address of node 0");
+}
+
+}  // namespace
+
+Result<NodeMeeting> meet_nodes(const LaunchOptions& options, const PreparedJob& job) {
+  const auto deadline = steady_clock::now() + job.start_timeout;
+  NodeMeeting meeting;
+  meeting.store = options.rendezvous;
+  if (options.node_rank == 0) {
+    auto server = serve(options, job);
+    if (!server.ok()) return server.status();
+    meeting.server = std::move(*server);
+  }
+  if (options.verbose) {
+    std::fprintf(stderr, "khorusrun: node %d meets the others at %s\n", options.node_rank,
+                 options.rendezvous.c_str());
+  }
+  const auto store = connect_to_store(options, job, deadline);
+  if (!store.ok()) return store.status();
+  if (Status status = meet_in(**store, options, deadline); !status.ok()) return status;
+  return meeting;
+}
+
+Result<net::JobKey> key_of_nodes() {
+  const char* path = std::getenv("KHORUS_KEY_FILE");
+  if (path != nullptr && *path != '\0') return net::JobKey::from_file(path);
+  return Status(StatusCode::kInvalidArgument,
+                "with --nnodes, KHORUS_KEY_FILE must name a file with the same key on all nodes; "
+                "make one with: (umask 077; openssl rand -hex 32 >FILE)");
+}
+
+Result<std::string> address_towards_node_0(const LaunchOptions& options) {
+  const auto peer = net::resolve(options.rendezvous);
+  if (!peer.ok()) return peer.status();
+  const Result<net::Address> own = net::address_towards(peer->front());
+  if (!own.ok()) return own.status();
+  std::string text = own->to_string();
+  text.resize(text.rfind(':'));
+  return text.front() == '[' ? text.substr(1, text.size() - 2) : text;
+}
+
+}  // namespace khorus::launch
