@@ -232,7 +232,7 @@ else:
 
     def test_a_host_that_does_not_answer_is_named(self) -> None:
         nobody = "10.231.77.99"
-        hosts = f"{self.slots(1)},{nobody}:1"
+        hosts = f"{self.slots(1, 0)},{nobody}:1"
         done = self.launch("--start-timeout", "1", "-H", hosts, HELLO)
         self.assertEqual(done.code, 1)
         self.assertIn(f"no answer within 1000 ms from {nobody}", done.err)
