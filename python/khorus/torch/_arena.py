@@ -57,6 +57,26 @@ class _Place:
         self.offset = offset_bytes
         self.bytes = p.numel() * p.element_size()
         self.given: Callable[[], memoryview | None] = _nothing
+        self.prepared: torch.Tensor | None = None
+
+    def prepare(self, memory: _core.Memory) -> None:
+        """What tensor() will give, made before there is a gradient: small objects behind a gradient
+        that is freed in the hook would leave a hole in the heap that glibc does not fill."""
+        if self.given() is None:
+            self.prepared = self.tensor(memory, give=True)
+
+    def forget(self) -> None:
+        self.prepared = None
+        self.given = _nothing
+
+    def home(self, memory: _core.Memory) -> torch.Tensor:
+        """REQUIRES: nobody has it."""
+        prepared, self.prepared = self.prepared, None
+        return self.tensor(memory, give=True) if prepared is None else prepared
+
+    @property
+    def is_taken(self) -> bool:
+        return self.prepared is None and self.given() is not None
 
     def tensor(self, memory: _core.Memory, give: bool) -> torch.Tensor:
         part = memoryview(memory)[self.offset : self.offset + self.bytes]
@@ -106,8 +126,11 @@ class Bucket:
                 if gradient is None or gradient.is_sparse or gradient.requires_grad:
                     continue
                 if gradient.shape == place.shape:
-                    home = place.tensor(self.memory, give=True)
-                    gradient.data = home.copy_(gradient)
+                    gradient.data = place.home(self.memory).copy_(gradient)
+
+    def prepare(self) -> None:
+        for place in self.places.values():
+            place.prepare(self.memory)
 
     def take(self, p: Parameter) -> None:
         """The gradient of this step, which there is, goes to its place."""
@@ -123,18 +146,17 @@ class Bucket:
         with torch.no_grad():
             if not place.has(gradient, self.memory):
                 self.free(place)
-                keeps = gradient.requires_grad  # one with a history stays what it is
-                home = place.tensor(self.memory, give=not keeps)
-                home.copy_(gradient.to_dense() if gradient.is_sparse else gradient)
-                if keeps:
+                if gradient.requires_grad or gradient.is_sparse:  # stays what it is
+                    dense = gradient.to_dense() if gradient.is_sparse else gradient
+                    place.tensor(self.memory, give=False).copy_(dense)
                     self.copied_back.append(p)
                 else:
-                    p.grad = home
+                    gradient.data = place.home(self.memory).copy_(gradient)
         self.missing.discard(p)
 
     def free(self, place: _Place) -> None:
         """Who still has a gradient of an earlier step keeps it, and the memory of the bucket."""
-        if place.given() is None:
+        if not place.is_taken:
             return
         size = self.end - self.start
         memory = _allocated(size, self.process_set)
@@ -144,9 +166,9 @@ class Bucket:
             there = p not in self.missing and p.grad is not None and moved.has(p.grad, old)
             now = moved.tensor(old, give=False)
             moved.offset -= shift
-            moved.given = _nothing
+            moved.forget()
             if there:
-                p.grad = moved.tensor(memory, give=True).copy_(now)
+                p.grad = moved.home(memory).copy_(now)
             elif p in self.copied_back:
                 moved.tensor(memory, give=False).copy_(now)
 
@@ -174,7 +196,7 @@ class Bucket:
             for p, place in self.places.items():
                 if p in self.missing:
                     continue
-                if p.grad is None:
+                if p.grad is None or p.grad.is_sparse:
                     p.grad = place.tensor(self.memory, give=False).clone()
                 elif not place.has(p.grad, self.memory):  # has a history, or was replaced
                     p.grad.copy_(place.tensor(self.memory, give=False))
@@ -217,6 +239,8 @@ class Arena:
         self.names: list[tuple[str, Parameter]] = []
         self.arrivals_us: dict[Parameter, int] = {}
         self.first_ns = 0
+        self.first: _core.Memory | None = None
+        self.first_places: dict[Parameter, _Place] = {}
 
     def note_arrival(self, p: Parameter) -> None:
         if self.is_learnt:
@@ -225,6 +249,36 @@ class Arena:
         if not self.arrivals_us:
             self.first_ns = now
         self.arrivals_us[p] = (now - self.first_ns) // 1000
+
+    def lay_out_first_step(self, every: Sequence[Parameter], process_set: int) -> None:
+        """Before anything is learnt gradients lie in the order in which backward() is likely to
+        make them, and go one by one. In memory of their own they would leave holes in the heap when
+        they move."""
+        offset = 0
+        for p in reversed(every):
+            if may_be_in_an_arena(p):
+                self.first_places[p] = _Place(p, offset)
+                offset += -(-self.first_places[p].bytes // 64) * 64
+        if offset > 0:
+            self.first = _allocated(offset, process_set)
+            for place in self.first_places.values():
+                place.prepare(self.first)
+
+    def take_first(self, p: Parameter) -> None:
+        """Of a step that is learnt from."""
+        place, gradient = self.first_places.get(p), p.grad
+        if (
+            self.first is None
+            or place is None
+            or gradient is None
+            or gradient.is_sparse
+            or gradient.requires_grad
+            or gradient.shape != place.shape
+            or place.is_taken  # it is there, or somebody has an earlier one
+        ):
+            return
+        with torch.no_grad():
+            gradient.data = place.home(self.first).copy_(gradient)
 
     def learn(self, named: list[tuple[str, Parameter]], process_set: int) -> None:
         """At the end of a step. Returns at once. A rank that wants no arena takes part, too:
@@ -256,13 +310,25 @@ class Arena:
             if plan is not None and plan.buckets:
                 self.make_buckets(plan, id_of(process_set))
             self.is_learnt = plan is not None  # else a rank has joined and has not heard it
+            if self.is_learnt:
+                self.first, self.first_places = None, {}
             self.learning = None
 
+    def prepare(self) -> None:
+        """After zero_grad()."""
+        for bucket in self.buckets:
+            bucket.prepare()
+
     def make_buckets(self, plan: _core.GradientPlan, process_set: int) -> None:
-        arena = _allocated(plan.bytes, process_set)
+        # What somebody still has stays there, and so does the memory.
+        is_free = not any(place.is_taken for place in self.first_places.values())
+        arena = self.first if is_free else None
+        if arena is None or len(memoryview(arena)) < plan.bytes:
+            arena = _allocated(plan.bytes, process_set)
         for planned in plan.buckets:
             members = [self.names[i] for i in planned.gradients]
             bucket = Bucket(members, planned, arena, process_set)
             self.buckets.append(bucket)
             self.bucket_of.update((p, bucket) for _, p in members)
             bucket.settle()
+            bucket.prepare()

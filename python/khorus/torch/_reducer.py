@@ -108,17 +108,27 @@ class Reducer:
             self.arena.forget()
         self.arena.follow_the_plan(self.process_set)
 
-    def learn(self) -> None:
+    def may_learn(self) -> bool:
         """Gradients in groups, compressed ones and those of Adasum go as they are told to."""
-        if (
+        return (
             not self.arena.is_learnt
             and not self.group_of
             and self.compression is Compression.none
             and self.op in (Average, Sum)
             and _core.place()[1] > 1
-        ):
-            every = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self.arena.learn([(self.name_of(p), p) for p in every], id_of(self.process_set))
+        )
+
+    def every_parameter(self) -> list[Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def submit_in_first_step(self, p: Parameter) -> None:
+        """Not in buckets yet, but in memory of the arena."""
+        self.gradient_of(p)
+        if self.arena.wanted:
+            if self.arena.first is None:
+                self.arena.lay_out_first_step(self.every_parameter(), id_of(self.process_set))
+            self.arena.take_first(p)
+        self.submit_alone(p)
 
     def submit(self, p: Parameter) -> None:
         bucket = self.arena.bucket_of.get(p)
@@ -132,7 +142,10 @@ class Reducer:
             return
         group = self.group_of.get(p)
         if group is None:
-            self.submit_alone(p)
+            if self.may_learn():
+                self.submit_in_first_step(p)
+            else:
+                self.submit_alone(p)
             return
         ready = self.ready.setdefault(group, set())
         ready.add(p)
@@ -233,7 +246,9 @@ class Reducer:
             self.delay[p] = self.passes
         if error is not None:
             raise error
-        self.learn()
+        if self.may_learn():
+            named = [(self.name_of(p), p) for p in self.every_parameter()]
+            self.arena.learn(named, id_of(self.process_set))
 
     def forget(self) -> None:
         """Drops what is under way after the engine has failed. No memory of it is in use then."""

@@ -83,6 +83,7 @@ class _Distributed:
         base.zero_grad(*args, **kwargs)
         if is_initialized():  # the best moment: few gradients have to move
             self._khorus.follow_the_plan()
+            self._khorus.arena.prepare()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         base: Any = super()
