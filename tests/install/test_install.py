@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from commands import ended, text_of
 
 BUILD = Path(os.environ["KHORUS_BUILD"])
 CMAKE = os.environ.get("KHORUS_CMAKE", "cmake")
@@ -25,16 +26,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("KHORUS_
 
 
 def run(*command: str | Path, timeout: float = 300) -> str:
-    done = subprocess.run(
-        [str(word) for word in command],
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=timeout,
-        env=ENVIRONMENT,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return text_of(ended(*command, environment=ENVIRONMENT, timeout_s=timeout))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from commands import ended
 from khorus.torch.elastic import ElasticSampler, TorchState
 from no_rank import engine, still_usable  # noqa: F401
 from trainers import KHORUSRUN
@@ -28,16 +29,11 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """`deaths`: "rank.life" to the batch in which that life of the rank ends by SIGKILL."""
     plan = {"deaths": deaths, "batches": batches, "folder": str(folder)}
-    return subprocess.run(
-        [
-            *[KHORUSRUN, "-np", str(ranks), "--reset-limit", str(restarts)],
-            *[sys.executable, "-B", str(PROGRAM), json.dumps(plan)],
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=False,
+    return ended(
+        *[KHORUSRUN, "-np", ranks, "--reset-limit", restarts],
+        *[sys.executable, "-B", PROGRAM, json.dumps(plan)],
+        environment=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout_s=BOUND_S,
     )
 
 
@@ -156,16 +152,11 @@ def test_a_state_goes_back_to_its_last_commit() -> None:
 
 def test_an_unmodified_elastic_horovod_script_survives(tmp_path: Path) -> None:
     script = PROGRAM.parent / "horovod_scripts" / "elastic.py"
-    done = subprocess.run(
-        [
-            *[KHORUSRUN, "--as-horovod", "-np", "2", "--reset-limit", "1"],
-            *[sys.executable, "-B", str(script), "--kill-file", str(tmp_path / "killed")],
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=False,
+    done = ended(
+        *[KHORUSRUN, "--as-horovod", "-np", "2", "--reset-limit", "1"],
+        *[sys.executable, "-B", script, "--kill-file", tmp_path / "killed"],
+        environment=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout_s=BOUND_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "starting it again (1 of 1)" in done.stderr

@@ -8,7 +8,6 @@ the same version with another torch, whose results must then be the same bits.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import ended, text_of
 from no_rank import engine, still_usable  # noqa: F401
 
 SOURCE = Path(__file__).resolve().parents[2]
@@ -43,17 +43,7 @@ print("khorus of", khorus.__file__)
 
 def said(*command: str | Path, folder: Path = SOURCE) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    return text_of(ended(*command, environment=environment, timeout_s=BOUND_S, folder=folder))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from commands import ended, good
+
+__all__ = ["BIN", "EXAMPLES", "KHORUSRUN", "good", "run"]
+
 KHORUSRUN = os.environ["KHORUS_TEST_KHORUSRUN"]
 BIN = Path(os.environ.get("KHORUS_TEST_BIN", "/nowhere"))
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -30,16 +34,4 @@ def run(
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if path is not None:
         environment["PYTHONPATH"] = f"{path}:{environment['PYTHONPATH']}"
-    return subprocess.run(
-        [*words, *map(str, flags)],
-        env=environment,
-        capture_output=True,
-        encoding="latin-1",  # any byte may be generated
-        timeout=BOUND_S,
-        check=False,
-    )
-
-
-def good(result: subprocess.CompletedProcess[str]) -> list[str]:
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout.splitlines()
+    return ended(*words, *flags, environment=environment, timeout_s=BOUND_S)

@@ -9,6 +9,10 @@ import os
 import subprocess
 from pathlib import Path
 
+from commands import ended, good
+
+__all__ = ["BIN", "MPI", "SOAK", "good", "run"]
+
 BIN = Path(os.environ["KHORUS_TEST_BIN"])
 MPI = os.environ["KHORUS_TEST_MPI"] == "1"  # backend mpi was built
 SOAK = "KHORUS_TEST_SOAK" in os.environ
@@ -32,16 +36,4 @@ def run(*command: object, ranks: int = 0, backend: str = "") -> subprocess.Compl
     environment |= {"OMP_NUM_THREADS": "1"}
     if backend and backend != "mpi":
         environment["KHORUS_BACKEND"] = backend
-    return subprocess.run(
-        words,
-        env=environment,
-        capture_output=True,
-        encoding="latin-1",  # any byte may be generated
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-
-
-def good(result: subprocess.CompletedProcess[str]) -> list[str]:
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout.splitlines()
+    return ended(*words, environment=environment, timeout_s=TIMEOUT_S)
