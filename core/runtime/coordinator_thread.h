@@ -3,7 +3,8 @@
 // One loop: sleep in the channel's poll() until a frame, a wake-up or the node's deadline; give the
 // node what came in; do what it says: send frames, hand executions to the lane, finish completions.
 // It never blocks elsewhere and never runs a collective, so heartbeats, stall reports and aborts go
-// on while the data plane is busy. Nothing is polled: an idle engine uses no CPU.
+// on while the data plane is busy. There is no polling cycle; an idle engine only looks after its
+// neighbours (peer_watch.h).
 //
 // When the data plane fails on this rank, the loop first waits `verdict_wait` for the control
 // channel to tell why: a peer that died shows on both, and there its rank is known.
