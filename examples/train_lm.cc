@@ -16,6 +16,7 @@
 // has no dropout: nothing else is random, and the curves are equal bit for bit.
 #include <khorus/khorus.h>
 #include <khorus/torch.h>
+#include <malloc.h>
 #include <sys/ioctl.h>
 #include <torch/torch.h>
 #include <unistd.h>
@@ -707,12 +708,22 @@ void train(const Config& c) {
       corpus.unigram, corpus.bigram, path.c_str());
 }
 
+// What one step frees, the next allocates again. By default glibc gives such memory back to the
+// kernel in between: 80 MiB of page faults in every step of a model of 10 million parameters, a
+// quarter of its time.
+void keep_freed_memory() {
+  constexpr int kNever = std::numeric_limits<int>::max();
+  mallopt(M_TRIM_THRESHOLD, kNever);
+  mallopt(M_MMAP_THRESHOLD, kNever);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     Config config;
     if (!parse_flags(argc, argv, config)) return 0;
+    keep_freed_memory();
     if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
     if (config.has_prompt) {
       generate(config);

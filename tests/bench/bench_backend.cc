@@ -231,8 +231,9 @@ void run_rank(const Rank& self) {
                 "least", "most");
   }
   Bench bench(self, *backend, comm);
-  for (size_t bytes = self.options.least; bytes <= self.options.most; bytes *= 4)
+  for (size_t bytes = self.options.least; bytes < self.options.most; bytes *= 4)
     bench.run_size(bytes);
+  bench.run_size(self.options.most);
   meet(self);
   backend->disconnect(comm);
 }

@@ -22,10 +22,10 @@ TIMEOUT_S = 240
 
 @dataclass
 class Usage:
-    """Of a process and all its descendants that it waited for."""
+    """Of a command and its descendants; see usage.py."""
 
     cpu_s: float
-    max_rss_mib: float  # of the largest of them
+    peak_mib: float  # of the largest of them
 
 
 @dataclass
@@ -78,14 +78,10 @@ class Bench:
 
     def measured(self, *command: object) -> Usage:
         """Runs a command under the launcher, and says what it used."""
-        # getrusage() adds up over all children that were waited for, so a process of its own waits.
-        script = "import json,resource,subprocess,sys;p=subprocess.run(sys.argv[2:]);u=resource."
-        script += "getrusage(resource.RUSAGE_CHILDREN);open(sys.argv[1],'w').write(json.dumps("
-        script += "[u.ru_utime+u.ru_stime,u.ru_maxrss/1024]));sys.exit(p.returncode)"
+        # What getrusage() says of children adds up, so a process of its own waits for this one.
         result = self.fresh("usage")
-        self.run(sys.executable, "-c", script, result, *command)
-        cpu_s, max_rss_mib = json.loads(result.read_text())
-        return Usage(cpu_s, max_rss_mib)
+        self.run(sys.executable, HERE / "usage.py", result, *command)
+        return Usage(**json.loads(result.read_text()))
 
     def ours(self, *flags: object, ranks: int = 0) -> Any:
         """khorus-bench; the numbers of its --json."""

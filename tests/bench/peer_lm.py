@@ -1,29 +1,24 @@
 """The model of examples/train_lm.cc in Python: with DDP, khorus.torch, or neither.
 
-khorusrun -np 2 peer_lm.py --store FILE --json FILE --layers L --width W --heads H --context C
-                           --batch B --steps N [--alone|--khorus]
+khorusrun -np 2 peer_lm.py --store FILE --json FILE --contestants ddp,khorus,alone --steps N
+                           --layers L --width W --heads H --context C --batch B
 
 Same shapes, same initialisation rule, AdamW, clipping; random bytes instead of text, which costs
-the same. DDP runs on torch's Gloo with gradients as views of its buckets. With --khorus the
-optimizer is khorus.torch's. With --alone every rank trains by itself. The JSON holds the seconds of
-each step on rank 0.
+the same. DDP has gradients as views of its buckets; the optimizer of khorus is khorus.torch's;
+alone every rank trains by itself. The rest is in contest.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import contest
 import khorus.torch as hvd
 
 VOCABULARY = 256
@@ -69,73 +64,51 @@ class TransformerLM(nn.Module):
         return logits
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--json", required=True)
-    for name in ("layers", "width", "heads", "context", "batch", "steps"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--alone", action="store_true")
-    parser.add_argument("--khorus", action="store_true")
-    return parser.parse_args()
+class Contestant:
+    """The model, its optimizer, and who brings the gradients of the ranks together."""
 
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        self.with_khorus = name == "khorus"
+        self.options = options
+        torch.manual_seed(1)
+        self.model = TransformerLM(options.layers, options.width, options.heads, options.context)
+        self.net: nn.Module = self.model
+        if name == "ddp":
+            self.net = nn.parallel.DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
+        others = [p for p in self.model.parameters() if p.dim() < 2]
+        self.optimizer: Any = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+            lr=2e-3,
+            betas=(0.9, 0.95),
+        )
+        if self.with_khorus:
+            self.optimizer = hvd.DistributedOptimizer(
+                self.optimizer, named_parameters=self.model.named_parameters()
+            )
+            hvd.broadcast_parameters(self.model.state_dict(), root_rank=0)
 
-def train(options: argparse.Namespace, rank: int) -> list[float]:
-    torch.manual_seed(1)
-    model = TransformerLM(options.layers, options.width, options.heads, options.context)
-    net: nn.Module = model
-    if not options.alone and not options.khorus:
-        net = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    optimizer: Any = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=2e-3,
-        betas=(0.9, 0.95),
-    )
-    if options.khorus:
-        optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
-        hvd.broadcast_parameters(model.state_dict(), root_rank=0)
-    torch.manual_seed(rank)
-    times = []
-    for _ in range(options.steps):
-        start = time.perf_counter()
+    def step(self) -> None:
+        options = self.options
         tokens = torch.randint(VOCABULARY, (options.batch, options.context + 1))
-        optimizer.zero_grad()
-        logits = net(tokens[:, :-1])
+        self.optimizer.zero_grad()
+        logits = self.net(tokens[:, :-1])
         loss = F.cross_entropy(logits.reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
         loss.backward()  # type: ignore[no-untyped-call]
-        if options.khorus:
-            optimizer.synchronize()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        with optimizer.skip_synchronize() if options.khorus else nullcontext():
-            optimizer.step()
+        if self.with_khorus:
+            self.optimizer.synchronize()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        with self.optimizer.skip_synchronize() if self.with_khorus else nullcontext():
+            self.optimizer.step()
         loss.item()
-        times.append(time.perf_counter() - start)
-    return times
 
 
 def main() -> None:
-    options = parse()
-    torch.set_num_threads(1)
-    rank = int(os.environ["KHORUS_RANK"])
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if options.khorus:
-        hvd.init()
-    else:
-        dist.init_process_group(
-            "gloo",
-            init_method=Path(options.store).absolute().as_uri(),
-            rank=rank,
-            world_size=int(os.environ["KHORUS_SIZE"]),
-        )
-    times = train(options, rank)
-    if rank == 0:
-        Path(options.json).write_text(json.dumps(times))
-    if options.khorus:
-        hvd.shutdown()
-    else:
-        dist.destroy_process_group()
+    parser = contest.parser()
+    for name in ("layers", "width", "heads", "context", "batch"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    contest.run(options, lambda name: Contestant(name, options).step)
 
 
 if __name__ == "__main__":

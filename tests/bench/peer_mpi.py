@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--json", required=True)
     parser.add_argument("--seconds", type=float, default=0.1)
     options = parser.parse_args()
-    results = [time_size(65536 * 4**k, options.seconds) for k in range(5)]
+    sizes = [*(65536 * 4**k for k in range(5)), 25 << 20]
+    results = [time_size(size, options.seconds) for size in sizes]
     if MPI.COMM_WORLD.Get_rank() == 0:
         Path(options.json).write_text(json.dumps(results))
 

@@ -1,27 +1,24 @@
 """Replays the gradients of a model without the model, with Khorus, DDP or no communication.
 
 khorusrun -np 2 peer_trace.py --store FILE --json FILE --model resnet50|bert_base|gpt2
-                              --contestant khorus|ddp|alone [--steps N]
+                              [--contestants khorus,ddp,alone] [--steps N] [--pairs N]
 
 The parameters have the shapes of the real ones, and their gradients come in the order and at the
 pace of a real backward pass: before each there is as much matrix multiplication as its share of the
-model's arithmetic says. The JSON holds the seconds of each step on rank 0.
+model's arithmetic says. The rest is in contest.py.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+import contest
+import khorus.torch as hvd
 
 # A parameter: its shape, and how often a step applies it (tokens, or places of an image).
 Shaped = tuple[tuple[int, ...], int]
@@ -118,53 +115,29 @@ class Trace(nn.Module):
         return x
 
 
-def replay(options: argparse.Namespace) -> list[float]:
-    model = Trace(list(MODELS[options.model]()))
+def make(name: str, model_name: str) -> Callable[[], None]:
+    model = Trace(list(MODELS[model_name]()))
     net: nn.Module = model
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    if options.contestant == "ddp":
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=1e-3)
+    if name == "ddp":
         net = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-    if options.contestant == "khorus":
-        import khorus.torch as hvd
-
-        hvd.init()
+    if name == "khorus":
         optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
-    times = []
     x = torch.ones(1, requires_grad=True)
-    for _ in range(options.steps):
-        start = time.perf_counter()
+
+    def step() -> None:
         optimizer.zero_grad()
         net(x).sum().backward()
         optimizer.step()
-        times.append(time.perf_counter() - start)
-    if options.contestant == "khorus":
-        hvd.shutdown()
-    return times
+
+    return step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--json", required=True)
+    parser = contest.parser()
     parser.add_argument("--model", choices=sorted(MODELS), required=True)
-    parser.add_argument("--contestant", choices=["khorus", "ddp", "alone"], required=True)
-    parser.add_argument("--steps", type=int, default=6)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    rank = int(os.environ["KHORUS_RANK"])
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if options.contestant != "khorus":
-        dist.init_process_group(
-            "gloo",
-            init_method=Path(options.store).absolute().as_uri(),
-            rank=rank,
-            world_size=int(os.environ["KHORUS_SIZE"]),
-        )
-    times = replay(options)
-    if rank == 0:
-        Path(options.json).write_text(json.dumps(times))
-    if options.contestant != "khorus":
-        dist.destroy_process_group()
+    contest.run(options, lambda name: make(name, options.model))
 
 
 if __name__ == "__main__":

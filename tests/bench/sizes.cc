@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <map>
+#include <memory>
 #include <stdexcept>
 
 #include "core/base/half.h"
@@ -260,6 +262,16 @@ const Operation& operation_of(const std::string& name) {
   throw std::invalid_argument("--op " + name + ": there are " + known);
 }
 
+// A memcpy of so many bytes; all ranks make theirs at about the same time.
+std::function<void()> copy_of(size_t bytes) {
+  auto from = std::make_shared<std::vector<unsigned char>>(bytes, 1);
+  auto to = std::make_shared<std::vector<unsigned char>>(bytes);
+  return [from, to] {
+    std::memcpy(to->data(), from->data(), from->size());
+    asm volatile("" : : "r"(to->data()) : "memory");
+  };
+}
+
 json time_size(const SizesOptions& options, const Operation& operation, size_t bytes) {
   const size_t count = std::max<size_t>(1, bytes / element_size(options.type));
   const std::unique_ptr<Measured> measured = operation.make(options, count);
@@ -269,6 +281,8 @@ json time_size(const SizesOptions& options, const Operation& operation, size_t b
   const ControlTraffic before = ControlTraffic::now();
   const std::vector<double> times = time_rounds(rounds, [&] { measured->once(); });
   const ControlTraffic traffic = ControlTraffic::now() - before;
+  const std::vector<double> copies =
+      time_rounds(rounds, copy_of(count * element_size(options.type)));
   const Stages stages =
       stages_of(options.op == "sendrecv" ? "send/recv" : options.op, static_cast<size_t>(rounds));
   const double seconds = quantile(times, 0.5) * 1e-6;
@@ -281,6 +295,7 @@ json time_size(const SizesOptions& options, const Operation& operation, size_t b
           {"rounds", rounds},
           {"wrong", wrong},
           {"time_us", summary(times)},
+          {"memcpy_us", summary(copies)},
           {"algbw", algbw},
           {"busbw", algbw * operation.bus(khorus::size())},
           {"agreed_us", summary(stages.agreed)},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,38 +69,35 @@ def train_alone(bench: Bench, model: Model) -> float:
     return min(steps_per_second(folder, model) for folder in folders)
 
 
-def train_with_python(bench: Bench, model: Model, *flags: str) -> float:
-    times = bench.peer("peer_lm.py", *model.flags(), *flags)[model.first() :]
-    return float(len(times) / sum(times))
+def train_with_python(bench: Bench, model: Model) -> dict[str, float]:
+    """DDP, Khorus and neither, in the same processes one after the other."""
+    turns = bench.peer("peer_lm.py", *model.flags())
+    return {name: len(turn[0]) / sum(turn[0]) for name, turn in turns.items()}
 
 
 def bench_lm(bench: Bench) -> Any:
     """train_lm against DDP, and both against the same processes without communication."""
     models = [
-        Model("10M, 8 x 128", 6, 384, 6, 128, batch=8, steps=8),
-        Model("10M, 1 x 64", 6, 384, 6, 64, batch=1, steps=40),
+        Model("10M, 8 x 128", 6, 384, 6, 128, batch=8, steps=7),
+        Model("10M, 1 x 64", 6, 384, 6, 64, batch=1, steps=30),
     ]
     if bench.smoke:
         models = [Model("tiny", 2, 32, 2, 32, batch=2, steps=8)]
-    contestants: dict[str, Callable[[Model], float]] = {
-        "khorus": lambda model: train_with_khorus(bench, model),
-        "ddp": lambda model: train_with_python(bench, model),
-        "alone": lambda model: train_alone(bench, model),
-        "python_khorus": lambda model: train_with_python(bench, model, "--khorus"),
-        "python_alone": lambda model: train_with_python(bench, model, "--alone"),
-    }
     results: dict[str, Any] = {}
     rows = []
     for model in models:
-        pairs = [
-            {name: contestant(model) for name, contestant in contestants.items()}
-            for _ in range(bench.pairs)
-        ]
+        pairs = []
+        for _ in range(bench.pairs):
+            pair = {"khorus": train_with_khorus(bench, model)}
+            python = train_with_python(bench, model)
+            pair |= {"ddp": python["ddp"], "alone": train_alone(bench, model)}
+            pair |= {"python_khorus": python["khorus"], "python_alone": python["alone"]}
+            pairs.append(pair)
         results[model.name] = pairs
         rows.append(
             [
                 model.name,
-                *[spread([pair[name] for pair in pairs]) for name in contestants],
+                *[spread([pair[name] for pair in pairs]) for name in pairs[0]],
                 spread([pair["khorus"] / pair["ddp"] for pair in pairs]),
                 spread([pair["khorus"] / pair["alone"] for pair in pairs]),
                 spread([pair["python_khorus"] / pair["ddp"] for pair in pairs]),
@@ -124,7 +120,7 @@ def bench_cost(bench: Bench) -> Any:
 
     The same run without communication is taken off: the launcher, loading and training cancel out.
     """
-    model = Model("10M, 1 x 64", 6, 384, 6, 64, batch=1, steps=60)
+    model = Model("10M, 1 x 64", 6, 384, 6, 64, batch=1, steps=40)
     if bench.smoke:
         model = Model("tiny", 2, 32, 2, 32, batch=2, steps=8)
 
@@ -135,22 +131,23 @@ def bench_cost(bench: Bench) -> Any:
         once = train_lm_flags(bench, model, bench.fresh("lm"))
         return bench.measured(*bench.launched(*once, ranks=1))
 
-    def python(*flags: str) -> Usage:
+    def python(contestant: str) -> Usage:
         store, result = bench.fresh("store"), bench.fresh("json")
         script = Path(__file__).with_name("peer_lm.py")
-        words = ["--store", store, "--json", result, *model.flags(), *flags]
+        words = ["--store", store, "--json", result, *model.flags(), "--contestants", contestant]
+        words += ["--warm-up", 0]
         return bench.measured(*bench.launched(sys.executable, script, *words))
 
     pairs = []
-    for _ in range(bench.pairs):
-        ours, one, ddp, plain = khorus(), alone(), python(), python("--alone")
+    for _ in range(min(bench.pairs, 3)):
+        ours, one, ddp, plain = khorus(), alone(), python("ddp"), python("alone")
         per_step = bench.ranks * model.steps * 1e-3
         pairs.append(
             {
                 "khorus_cpu_ms": (ours.cpu_s - bench.ranks * one.cpu_s) / per_step,
                 "ddp_cpu_ms": (ddp.cpu_s - plain.cpu_s) / per_step,
-                "khorus_mib": ours.max_rss_mib - one.max_rss_mib,
-                "ddp_mib": ddp.max_rss_mib - plain.max_rss_mib,
+                "khorus_mib": ours.peak_mib - one.peak_mib,
+                "ddp_mib": ddp.peak_mib - plain.peak_mib,
             }
         )
     keys = ("khorus_cpu_ms", "ddp_cpu_ms", "khorus_mib", "ddp_mib")
@@ -167,18 +164,11 @@ def bench_traces(bench: Bench) -> Any:
     results: dict[str, Any] = {}
     rows = []
     for model in ["resnet50"] if bench.smoke else ["resnet50", "bert_base", "gpt2"]:
-        pairs = []
-        for _ in range(bench.pairs):
-            steps = 2 if bench.smoke else 6
-            flags = ["--model", model, "--steps", steps]
-            pairs.append(
-                {
-                    name: statistics.median(
-                        bench.peer("peer_trace.py", *flags, "--contestant", name)[steps // 3 :]
-                    )
-                    for name in ("khorus", "ddp", "alone")
-                }
-            )
+        flags = ["--model", model, "--steps", 2 if bench.smoke else 4, "--pairs", bench.pairs]
+        turns = bench.peer("peer_trace.py", *flags)
+        pairs = [
+            {name: statistics.median(turns[name][i]) for name in turns} for i in range(bench.pairs)
+        ]
         results[model] = pairs
         rows.append(
             [
