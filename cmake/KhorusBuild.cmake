@@ -31,8 +31,9 @@ if(KHORUS_SANITIZE)
   # What a sanitizer adds to the code makes g++ guess wrongly about initialisation.
   target_compile_options(khorus_warnings INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)
+  # -g1: a report needs functions and lines only; the whole of -g fills gigabytes.
   add_compile_options(-fsanitize=${KHORUS_SANITIZE} -fno-omit-frame-pointer
-                      -fno-sanitize-recover=all)
+                      -fno-sanitize-recover=all -g1)
   add_link_options(-fsanitize=${KHORUS_SANITIZE})
 endif()
 
@@ -50,7 +51,7 @@ endfunction()
 # khorus_test(name SOURCES ... LIBRARIES ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest program,
 # registered with ctest as one test.
 function(khorus_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "PROCESSORS;TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
   find_package(GTest REQUIRED)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LIBRARIES} GTest::gtest GTest::gmock
@@ -62,5 +63,9 @@ function(khorus_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  if(NOT ARG_PROCESSORS)
+    set(ARG_PROCESSORS 2)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+                       PROCESSORS ${ARG_PROCESSORS})
 endfunction()

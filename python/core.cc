@@ -11,6 +11,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -267,10 +272,44 @@ void bind_arenas(py::module_& m) {
   m.def("learn_gradients", &learn_from);
 }
 
+// Upon `signal` Python's faulthandler writes the stacks of all threads to `descriptor`; the signal
+// is for the calling thread, a thread of Khorus.
+std::string python_stacks(int signal, int descriptor) {
+  sigset_t wanted;
+  sigemptyset(&wanted);
+  sigaddset(&wanted, signal);
+  pthread_sigmask(SIG_UNBLOCK, &wanted, nullptr);
+  if (ftruncate(descriptor, 0) != 0 || lseek(descriptor, 0, SEEK_SET) != 0) return "";
+  if (pthread_kill(pthread_self(), signal) != 0) return "";  // returns when it has been handled
+  std::string text(static_cast<size_t>(std::max<off_t>(lseek(descriptor, 0, SEEK_END), 0)), '\0');
+  const ssize_t got = pread(descriptor, text.data(), text.size(), 0);
+  text.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
+  return text;
+}
+
+void start_engine() {
+  khorus::Result<EngineOptions> options = EngineOptions::from_environment();
+  check(options.status());
+  if (options->config.stack_dumps) {
+    const auto [signal, descriptor] =
+        py::module_::import("khorus._stacks").attr("register")().cast<std::pair<int, int>>();
+    if (signal != 0) {
+      options->interpreter_stacks = [signal = signal, descriptor = descriptor] {
+        return python_stacks(signal, descriptor);
+      };
+    }
+  }
+  blocking([&] { init(*options); });
+}
+
 void bind_life(py::module_& m) {
   m.def("init", [](const std::vector<std::vector<int>>& sets) {
     const bool fresh = !is_initialized();
-    blocking([&] { init(); });
+    if (fresh) {
+      start_engine();
+    } else {
+      blocking([] { init(); });
+    }
     if (fresh) ++generation;
     // The engine is there already if this was not the first call; sets are then added as usual.
     std::vector<ProcessSetId> ids;

@@ -48,15 +48,15 @@ TensorView view_of(const Tensor& tensor, const std::string& what) {
   if (tensor.layout() != at::kStrided) {
     throw_invalid(what + " is sparse; only dense tensors are carried: call to_dense() first");
   }
-  if (!tensor.is_cpu() && !tensor.is_cuda()) {
-    throw_invalid(what + " is on " + tensor.device().str() + "; only cpu and cuda are carried");
+  if (!tensor.is_cpu()) {
+    throw_invalid(what + " is on " + tensor.device().str() +
+                  "; this front end carries tensors of the CPU in this version, copy it there");
   }
   if (!tensor.is_contiguous()) throw_invalid(what + " is not contiguous; call contiguous() first");
   TensorView view;
   view.data = tensor.data_ptr();
   view.dtype = dtype_of(tensor, what);
   view.shape = tensor.sizes().vec();
-  if (tensor.is_cuda()) view.device = {DeviceKind::kCuda, tensor.get_device()};
   // The storage, not the tensor: set_data() and friends on the tensor then cannot free the memory.
   view.owner = std::make_shared<c10::Storage>(tensor.storage());
   return view;

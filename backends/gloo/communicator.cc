@@ -67,13 +67,11 @@ Status Communicator::meet() {
   return {};
 }
 
-// Once per group: what Gloo carries is neither encrypted nor authenticated.
+// Once per group. That what leaves the host is neither encrypted nor authenticated says the engine.
 void Communicator::log_where() const {
   if (mesh_.rank() != 0 || host_->log == nullptr) return;
-  const std::string text = interface_.empty()
-                               ? "gloo: connected over loopback"
-                               : "gloo: connected over " + interface_ +
-                                     "; tensors travel unencrypted, use a network you trust";
+  const std::string text =
+      interface_.empty() ? "gloo: connected over loopback" : "gloo: connected over " + interface_;
   host_->log(host_->engine, static_cast<int32_t>(LogLevel::kInfo), text.c_str());
 }
 

@@ -55,6 +55,7 @@ constexpr khorus_backend make_backend() {
           NCCL_MAJOR) "." KHORUS_STRINGIZE(NCCL_MINOR) "." KHORUS_STRINGIZE(NCCL_PATCH) ")",
       probe);
   backend.supports = supports;
+  backend.allocate = Edge<Communicator>::allocate;
   backend.describe = describe;
   backend.order = Edge<Communicator>::order;
   backend.finish = Edge<Communicator>::finish;

@@ -94,6 +94,11 @@ Status Clique::submit(const Calls& calls) {
   return settle(timeout_);
 }
 
+void Clique::call(const std::function<void(const Library&, ncclComm_t)>& function) {
+  const std::scoped_lock lock(mutex_);
+  if (comm_ != nullptr && !is_revoked_) function(library_, comm_);
+}
+
 Status Clique::check() {
   const std::scoped_lock lock(mutex_);
   ncclResult_t state = ncclSuccess;

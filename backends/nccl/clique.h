@@ -37,6 +37,8 @@ class Clique {
   // Makes these calls as one group and returns when they are in their streams. REQUIRES: as init().
   using Calls = std::function<ncclResult_t(const Library&, ncclComm_t)>;
   Status submit(const Calls& calls);
+  // Calls this if the communicator is still there.
+  void call(const std::function<void(const Library&, ncclComm_t)>& function);
   // Whether NCCL has seen something fail.
   Status check();
   // Ends what is on the device, now or when it comes there. With ncclCommRevoke (from NCCL 2.29 on)

@@ -2,11 +2,13 @@
 #include "backends/nccl/collectives.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <vector>
 
 #include "backends/operation.h"
+#include "core/base/half.h"
 #include "core/base/reduce.h"
 #include "khorus/types.h"
 
@@ -46,6 +48,30 @@ ncclRedOp_t op_of(const khorus_op& op) {
     default:
       return is_bool ? ncclMax : ncclSum;
   }
+}
+
+// op.scale as one element.
+struct Scalar {
+  alignas(8) std::byte bytes[8];
+};
+
+Scalar scalar_of(const khorus_op& op) {
+  Scalar scalar{};
+  const auto put = [&](auto value) { std::memcpy(scalar.bytes, &value, sizeof value); };
+  switch (static_cast<DataType>(op.dtype)) {
+    case DataType::kFloat16:
+      put(base::float_to_float16(static_cast<float>(op.scale)));
+      break;
+    case DataType::kBfloat16:
+      put(base::float_to_bfloat16(static_cast<float>(op.scale)));
+      break;
+    case DataType::kFloat32:
+      put(static_cast<float>(op.scale));
+      break;
+    default:  // float64; the engine asks for no other
+      put(op.scale);
+  }
+  return scalar;
 }
 
 bool is_reduced_on_host(const khorus_op& op) {
@@ -104,10 +130,30 @@ Status Collectives::run(const khorus_op& op) {
 
 Status Collectives::allreduce(const khorus_op& op) {
   if (op.count == 0) return {};
-  return clique_.submit([&](const Library& nccl, ncclComm_t comm) {
-    return nccl.all_reduce(op.input, op.output, op.count, type_of(op), op_of(op), comm,
+  return submit_reduction(op, [&](const Library& nccl, ncclComm_t comm, ncclRedOp_t reduction) {
+    return nccl.all_reduce(op.input, op.output, op.count, type_of(op), reduction, comm,
                            device_.stream());
   });
+}
+
+Status Collectives::submit_reduction(const khorus_op& op, const Reduce& reduce) {
+  if (!is_scaled(op)) {
+    return clique_.submit(
+        [&](const Library& nccl, ncclComm_t comm) { return reduce(nccl, comm, op_of(op)); });
+  }
+  Scalar factor = scalar_of(op);
+  ncclRedOp_t reduction = ncclSum;
+  const Status status = clique_.submit([&](const Library& nccl, ncclComm_t comm) {
+    const ncclResult_t made = nccl.red_op_create_pre_mul_sum(&reduction, factor.bytes, type_of(op),
+                                                             ncclScalarHostImmediate, comm);
+    return made == ncclSuccess ? reduce(nccl, comm, reduction) : made;
+  });
+  // What was launched has its own factor; a communicator that broke frees its reductions itself.
+  if (status.ok()) {
+    clique_.call(
+        [&](const Library& nccl, ncclComm_t comm) { nccl.red_op_destroy(reduction, comm); });
+  }
+  return status;
 }
 
 Status Collectives::broadcast(const khorus_op& op) {
@@ -202,9 +248,9 @@ Status Collectives::alltoall(const khorus_op& op) {
 
 Status Collectives::reducescatter(const khorus_op& op) {
   if (sum_of(op.counts, size_) == 0) return {};
-  return clique_.submit([&](const Library& nccl, ncclComm_t comm) {
+  return submit_reduction(op, [&](const Library& nccl, ncclComm_t comm, ncclRedOp_t reduction) {
     if (are_equal(op.counts, size_)) {
-      return nccl.reduce_scatter(op.input, op.output, op.counts[0], type_of(op), op_of(op), comm,
+      return nccl.reduce_scatter(op.input, op.output, op.counts[0], type_of(op), reduction, comm,
                                  device_.stream());
     }
     Group group;
@@ -212,7 +258,7 @@ Status Collectives::reducescatter(const khorus_op& op) {
     for (size_t r = 0; r < size_; ++r) {
       if (op.counts[r] == 0) continue;
       group.add([&] {
-        return nccl.reduce(input_at(op, begin), op.output, op.counts[r], type_of(op), op_of(op),
+        return nccl.reduce(input_at(op, begin), op.output, op.counts[r], type_of(op), reduction,
                            static_cast<int>(r), comm, device_.stream());
       });
       begin += op.counts[r] * width_of(op);

@@ -3,12 +3,14 @@
 // What NCCL has goes to it as it is. What it has not is made of what it has: ragged blocks of
 // grouped broadcasts, reductions to one rank, sends and receives (as in PyTorch's
 // ProcessGroupNCCL); bool is uint8 with min or max; and int16, which it does not reduce, is
-// gathered in pieces and reduced by a function on the host that the stream calls.
+// gathered in pieces and reduced by a function on the host that the stream calls. A sum with a
+// scale is NCCL's sum of premultiplied floats (as its own average is).
 //
 // Thread rule: the thread that runs the operations. REQUIRES that the device's context is current.
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 #include "backends/nccl/clique.h"
 #include "backends/nccl/device.h"
@@ -16,6 +18,9 @@
 #include "khorus/status.h"
 
 namespace khorus::backends::nccl {
+
+// Whether every rank's contribution is to be multiplied, by op.scale.
+inline bool is_scaled(const khorus_op& op) { return op.scale != 0.0 && op.scale != 1.0; }
 
 class Collectives {
  public:
@@ -31,6 +36,9 @@ class Collectives {
   Status allgather(const khorus_op& op);
   Status alltoall(const khorus_op& op);
   Status reducescatter(const khorus_op& op);
+  // Calls `reduce` with the reduction, in a group.
+  using Reduce = std::function<ncclResult_t(const Library&, ncclComm_t, ncclRedOp_t)>;
+  Status submit_reduction(const khorus_op& op, const Reduce& reduce);
   Status sendrecv(const khorus_op& op);
   Status allreduce_on_host(const khorus_op& op);
   Status reducescatter_on_host(const khorus_op& op);

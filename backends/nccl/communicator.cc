@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backends/nccl/pieces.h"
 #include "backends/operation.h"
 #include "backends/plugin.h"
 #include "khorus/types.h"
@@ -19,11 +20,6 @@ constexpr milliseconds kBetweenChecks{50};
 constexpr milliseconds kDrainPatience{800};
 
 CUstream stream_of(void* handle) { return static_cast<CUstream>(handle); }
-
-// A group of one: there is nobody to talk to, and NCCL is not needed.
-Status run_alone(Device& device, const khorus_op& op) {
-  return device.copy(op.output, op.input, op.count * width_of(op));
-}
 
 }  // namespace
 
@@ -109,31 +105,65 @@ Status Communicator::run(const khorus_op& op) {
   return give_up(Status(status.code(), "in " + describe(op) + ": " + status.message()));
 }
 
-Status Communicator::put_in_stream(const khorus_op& op) {
+Status Communicator::await(void* stream, void* ready_event) {
   const Driver& driver = device_->driver();
-  const CUstream stream = device_->stream();
-  if (op.ready_event != nullptr) {
-    const Status status = device_->status_of(
-        driver.stream_wait_event(stream, static_cast<CUevent>(op.ready_event), 0),
-        "cuStreamWaitEvent");
-    if (!status.ok()) return status;
-  } else {
-    const Result<CUevent> ready = device_->record(stream_of(op.stream));
-    if (!ready) return ready.status();
-    const Status status =
-        device_->status_of(driver.stream_wait_event(stream, *ready, 0), "cuStreamWaitEvent");
-    device_->give_back(*ready);  // the wait is for the moment, not for what is recorded later
-    if (!status.ok()) return status;
+  const auto wait_for = [&](CUevent event) {
+    return device_->status_of(driver.stream_wait_event(device_->stream(), event, 0),
+                              "cuStreamWaitEvent");
+  };
+  if (ready_event != nullptr) return wait_for(static_cast<CUevent>(ready_event));
+  const Result<CUevent> ready = device_->record(stream_of(stream));
+  if (!ready) return ready.status();
+  Status status = wait_for(*ready);
+  device_->give_back(*ready);  // the wait is for the moment, not for what is recorded later
+  return status;
+}
+
+Status Communicator::run_in_stream(const khorus_op& op) {
+  if (is_in_pieces(op)) {
+    const Result<khorus_op> packed = pack(*device_, op, party_.rank);
+    if (!packed) return packed.status();
+    Status status = run_in_stream(*packed);
+    return status.ok() ? unpack(*device_, op, *packed, party_.rank) : status;
   }
+  return collectives_ ? collectives_->run(op) : run_alone(op);
+}
+
+Status Communicator::put_in_stream(const khorus_op& op) {
+  Status status;
+  if (is_in_pieces(op)) {
+    for (uint64_t i = 0; i < op.piece_count && status.ok(); ++i) {
+      const khorus_piece& piece = op.pieces[i];
+      const bool is_waited_for = i > 0 && piece.ready_event == nullptr &&
+                                 op.pieces[i - 1].ready_event == nullptr &&
+                                 op.pieces[i - 1].stream == piece.stream;
+      if (!is_waited_for) status = await(piece.stream, piece.ready_event);
+    }
+  } else {
+    status = await(op.stream, op.ready_event);
+  }
+  if (!status.ok()) return status;
+  const CUstream stream = device_->stream();
   const Result<CUevent> begun = device_->record(stream);
   if (!begun) return begun.status();
-  Status status = collectives_ ? collectives_->run(op) : run_alone(*device_, op);
-  if (!status.ok()) return status;
+  if (status = run_in_stream(op); !status.ok()) return status;
   const Result<CUevent> done = device_->record(stream);
   if (!done) return done.status();
   const std::scoped_lock lock(mutex_);
   flights_.push_back({++started_, op.sequence, *begun, *done});
   return device_->tell(*done, progress_, started_);
+}
+
+// There is nobody to talk to, and NCCL is not needed but to multiply.
+Status Communicator::run_alone(const khorus_op& op) {
+  if (!is_scaled(op)) return device_->copy(op.output, op.input, op.count * width_of(op));
+  ncclUniqueId id{};
+  if (const ncclResult_t made = library_.get_unique_id(&id); made != ncclSuccess) {
+    return Status(StatusCode::kAborted, "NCCL: " + library_.describe(made, nullptr));
+  }
+  if (Status status = clique_.init({id, 0, 1}); !status.ok()) return status;
+  collectives_.emplace(*device_, clique_, 0, 1);
+  return collectives_->run(op);
 }
 
 // The operations are done in their order, so the last one up to this sequence stands for all.
@@ -204,6 +234,12 @@ Status Communicator::land(const Flight& flight) {
     flights_.pop_front();
   }
   return {};
+}
+
+Result<khorus_memory> Communicator::allocate(size_t bytes) {
+  if (Status status = progress_->end(); !status.ok()) return status;
+  const DeviceScope scope(device_->driver(), device_->context());
+  return device_->lend(bytes);
 }
 
 void Communicator::abort(const std::string& reason) {

@@ -35,6 +35,7 @@ class Communicator {
   Status run(const khorus_op& op);
   Status order(uint64_t sequence, void* stream);
   Status finish(uint64_t sequence);
+  Result<khorus_memory> allocate(size_t bytes);
   void abort(const std::string& reason);
 
  private:
@@ -49,6 +50,11 @@ class Communicator {
 
   Communicator(const khorus_group& group, const Library& library);
   Status put_in_stream(const khorus_op& op);
+  // What is put into our stream from now on begins after this.
+  Status await(void* stream, void* ready_event);
+  Status run_in_stream(const khorus_op& op);
+  // In a group of one.
+  Status run_alone(const khorus_op& op);
   // Ends everything, and returns when the device touches nobody's memory any more.
   Status give_up(const Status& failure);
   // Until the device is through with what is in the stream; false if that takes too long.

@@ -1,6 +1,7 @@
 // See device.h.
 #include "backends/nccl/device.h"
 
+#include <algorithm>
 #include <string>
 
 namespace khorus::backends::nccl {
@@ -12,6 +13,23 @@ CUdeviceptr address(const void* pointer) { return reinterpret_cast<CUdeviceptr>(
 struct News {
   std::shared_ptr<Progress> progress;
   uint64_t number;
+};
+
+// Memory that was lent, and what it takes to free it.
+struct Loan {
+  const Driver& driver;
+  CUdevice device = 0;
+  CUcontext context = nullptr;
+  CUdeviceptr memory = 0;
+
+  ~Loan() {
+    if (context == nullptr) return;
+    {
+      const DeviceScope scope(driver, context);
+      if (memory != 0) driver.mem_free(memory);
+    }
+    driver.primary_ctx_release(device);
+  }
 };
 
 }  // namespace
@@ -45,7 +63,7 @@ Status Device::prepare() {
   int greatest = 0;
   Status status = status_of(driver_.ctx_get_stream_priority_range(&least, &greatest),
                             "cuCtxGetStreamPriorityRange");
-  for (CUstream* stream : {&stream_, &telling_}) {
+  for (CUstream* stream : {&stream_, &telling_, &zeroing_}) {
     if (!status.ok()) return status;
     status =
         status_of(driver_.stream_create_with_priority(stream, CU_STREAM_NON_BLOCKING, greatest),
@@ -61,7 +79,9 @@ Device::~Device() {
     for (const CUevent event : events_) driver_.event_destroy(event);
     if (stream_ != nullptr) driver_.stream_destroy(stream_);
     if (telling_ != nullptr) driver_.stream_destroy(telling_);
+    if (zeroing_ != nullptr) driver_.stream_destroy(zeroing_);
     if (scratch_ != 0) driver_.mem_free(scratch_);
+    for (const CUdeviceptr staging : stagings_) driver_.mem_free(staging);
     if (host_scratch_ != nullptr) driver_.mem_free_host(host_scratch_);
   }
   CUdevice handle = 0;
@@ -131,6 +151,28 @@ Status Device::call(void (*function)(void* data), void* data) {
   return status_of(driver_.launch_host_func(stream_, function, data), "cuLaunchHostFunc");
 }
 
+Result<khorus_memory> Device::lend(size_t bytes) {
+  auto loan = std::make_unique<Loan>(Loan{driver_});
+  Status status = status_of(driver_.device_get(&loan->device, ordinal_), "cuDeviceGet");
+  if (status.ok()) {
+    status = status_of(driver_.primary_ctx_retain(&loan->context, loan->device),
+                       "cuDevicePrimaryCtxRetain");
+  }
+  if (status.ok()) status = status_of(driver_.mem_alloc(&loan->memory, bytes), "cuMemAlloc");
+  if (status.ok()) {
+    status = status_of(driver_.mem_set(loan->memory, 0, bytes, zeroing_), "cuMemsetD8Async");
+  }
+  // So that no other stream has to wait for it.
+  if (status.ok()) status = status_of(driver_.stream_synchronize(zeroing_), "cuStreamSynchronize");
+  if (!status.ok()) return status;
+  khorus_memory memory{};
+  memory.struct_size = sizeof memory;
+  memory.data = reinterpret_cast<void*>(loan->memory);
+  memory.release = [](void* owner) { delete static_cast<Loan*>(owner); };
+  memory.owner = loan.release();
+  return memory;
+}
+
 Result<std::byte*> Device::scratch() {
   if (scratch_ == 0) {
     Status status = status_of(driver_.mem_alloc(&scratch_, kScratchBytes), "cuMemAlloc");
@@ -146,6 +188,18 @@ Result<std::byte*> Device::host_scratch() {
     if (!status.ok()) return status;
   }
   return static_cast<std::byte*>(host_scratch_);
+}
+
+Result<std::byte*> Device::staging(size_t bytes) {
+  if (bytes > staging_bytes_) {
+    const size_t larger = std::max({bytes, 2 * staging_bytes_, kScratchBytes});
+    CUdeviceptr staging = 0;
+    Status status = status_of(driver_.mem_alloc(&staging, larger), "cuMemAlloc");
+    if (!status.ok()) return status;
+    stagings_.push_back(staging);
+    staging_bytes_ = larger;
+  }
+  return reinterpret_cast<std::byte*>(stagings_.back());
 }
 
 }  // namespace khorus::backends::nccl

@@ -1,8 +1,9 @@
 // Device: what a communicator has on its GPU: the primary context, a stream with the highest
-// priority for the operations, one that tells Progress, events, and a little memory.
+// priority for the operations, one that tells Progress, one that zeroes what is lent, events, and a
+// little memory.
 //
-// Thread rule: events from any thread; the rest by the thread that runs the operations. Every
-// method REQUIRES that context() is current (DeviceScope).
+// Thread rule: events and lend() from any thread; the rest by the thread that runs the operations.
+// Every method REQUIRES that context() is current (DeviceScope).
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 
 #include "backends/nccl/driver.h"
 #include "backends/nccl/progress.h"
+#include "khorus/backend.h"
 #include "khorus/status.h"
 
 namespace khorus::backends::nccl {
@@ -44,11 +46,17 @@ class Device {
   // Runs on a thread of the driver's when the stream comes there; must not call CUDA.
   Status call(void (*function)(void* data), void* data);
 
+  // Zeroed memory of the device; it may outlive this object. Any thread; waits for the zeros only.
+  Result<khorus_memory> lend(size_t bytes);
+
   // kScratchBytes of the device's memory and of pinned memory of the host, made when first asked
   // for. Used in the order of the stream.
   static constexpr size_t kScratchBytes = size_t{8} << 20;
   Result<std::byte*> scratch();
   Result<std::byte*> host_scratch();
+  // At least so many bytes for tensors that travel together; used in the order of the stream.
+  // Grows, and keeps what it had: the device may be using it.
+  Result<std::byte*> staging(size_t bytes);
 
   // Ok for CUDA_SUCCESS.
   Status status_of(CUresult result, const char* what) const;
@@ -62,8 +70,11 @@ class Device {
   CUcontext context_ = nullptr;
   CUstream stream_ = nullptr;
   CUstream telling_ = nullptr;
+  CUstream zeroing_ = nullptr;
   CUdeviceptr scratch_ = 0;
   void* host_scratch_ = nullptr;
+  std::vector<CUdeviceptr> stagings_;  // the last one is the largest
+  size_t staging_bytes_ = 0;           // of it
   std::mutex mutex_;
   std::vector<CUevent> events_;  // all
   std::vector<CUevent> idle_;    // those not taken

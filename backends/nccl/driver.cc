@@ -31,6 +31,7 @@ void look_up(Symbols& symbols, Driver* driver) {
   symbols.need(driver->ctx_get_stream_priority_range, KHORUS_NAME(cuCtxGetStreamPriorityRange));
   symbols.need(driver->stream_create_with_priority, KHORUS_NAME(cuStreamCreateWithPriority));
   symbols.need(driver->stream_destroy, KHORUS_NAME(cuStreamDestroy));
+  symbols.need(driver->stream_synchronize, KHORUS_NAME(cuStreamSynchronize));
   symbols.need(driver->stream_wait_event, KHORUS_NAME(cuStreamWaitEvent));
   symbols.need(driver->event_create, KHORUS_NAME(cuEventCreate));
   symbols.need(driver->event_destroy, KHORUS_NAME(cuEventDestroy));
@@ -39,6 +40,7 @@ void look_up(Symbols& symbols, Driver* driver) {
   symbols.need(driver->launch_host_func, KHORUS_NAME(cuLaunchHostFunc));
   symbols.need(driver->mem_alloc, KHORUS_NAME(cuMemAlloc));
   symbols.need(driver->mem_free, KHORUS_NAME(cuMemFree));
+  symbols.need(driver->mem_set, KHORUS_NAME(cuMemsetD8Async));
   symbols.need(driver->mem_host_alloc, KHORUS_NAME(cuMemHostAlloc));
   symbols.need(driver->mem_free_host, KHORUS_NAME(cuMemFreeHost));
   symbols.need(driver->memcpy_device_to_device, KHORUS_NAME(cuMemcpyDtoDAsync));

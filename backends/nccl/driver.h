@@ -40,6 +40,7 @@ struct Driver {
   decltype(&::cuCtxGetStreamPriorityRange) ctx_get_stream_priority_range = nullptr;
   decltype(&::cuStreamCreateWithPriority) stream_create_with_priority = nullptr;
   decltype(&::cuStreamDestroy) stream_destroy = nullptr;
+  decltype(&::cuStreamSynchronize) stream_synchronize = nullptr;
   decltype(&::cuStreamWaitEvent) stream_wait_event = nullptr;
   decltype(&::cuEventCreate) event_create = nullptr;
   decltype(&::cuEventDestroy) event_destroy = nullptr;
@@ -48,6 +49,7 @@ struct Driver {
   decltype(&::cuLaunchHostFunc) launch_host_func = nullptr;
   decltype(&::cuMemAlloc) mem_alloc = nullptr;
   decltype(&::cuMemFree) mem_free = nullptr;
+  decltype(&::cuMemsetD8Async) mem_set = nullptr;
   decltype(&::cuMemHostAlloc) mem_host_alloc = nullptr;
   decltype(&::cuMemFreeHost) mem_free_host = nullptr;
   decltype(&::cuMemcpyDtoDAsync) memcpy_device_to_device = nullptr;

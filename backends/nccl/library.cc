@@ -61,6 +61,8 @@ void look_up(Symbols& symbols, Library* library) {
   symbols.need(library->comm_destroy, "ncclCommDestroy");
   symbols.need(library->comm_abort, "ncclCommAbort");
   symbols.need(library->comm_get_async_error, "ncclCommGetAsyncError");
+  symbols.need(library->red_op_create_pre_mul_sum, "ncclRedOpCreatePreMulSum");
+  symbols.need(library->red_op_destroy, "ncclRedOpDestroy");
   symbols.need(library->all_reduce, "ncclAllReduce");
   symbols.need(library->reduce, "ncclReduce");
   symbols.need(library->broadcast, "ncclBroadcast");

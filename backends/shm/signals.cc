@@ -12,19 +12,22 @@
 #include <bit>
 #include <cerrno>
 #include <climits>
-#include <ctime>
 #include <system_error>
 #include <utility>
 
 #include "backends/shm/failure.h"
+#include "core/base/timespec.h"
 
 namespace khorus::backends::shm {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Some 20 to 40 microseconds: about what falling asleep and being woken costs.
-constexpr int kMostSpins = 1000;
+// A round of spinning is some pauses and, so that a peer queued behind this thread on its core can
+// run, a yield: about a microsecond. All rounds together take about as long as falling asleep and
+// being woken does where it is slow, on virtual processors.
+constexpr int kPauses = 20;
+constexpr int kMostSpins = 200;
 // How often a sleeper looks whether its peer's process is still there.
 constexpr std::chrono::milliseconds kLook{100};
 
@@ -39,13 +42,6 @@ int spins_for(size_t ranks) {
 static_assert(std::endian::native == std::endian::little);
 uint64_t futex_address(const void* word) { return reinterpret_cast<uintptr_t>(word); }
 
-timespec as_timespec(Clock::time_point at) {
-  const auto since = at.time_since_epoch();
-  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(since);
-  return {.tv_sec = static_cast<time_t>(seconds.count()),
-          .tv_nsec = static_cast<long>(std::chrono::nanoseconds(since - seconds).count())};
-}
-
 // Sleeps while the word has this value and nobody has interrupted, until `end`, or for no reason.
 void futex_sleep(const std::atomic<uint64_t>& word, uint64_t value, const Interrupt& interrupt,
                  Clock::time_point end) {
@@ -56,7 +52,7 @@ void futex_sleep(const std::atomic<uint64_t>& word, uint64_t value, const Interr
               .uaddr = futex_address(&interrupt.word()),
               .flags = FUTEX_32 | FUTEX_PRIVATE_FLAG,
               .__reserved = 0};
-  const timespec until = as_timespec(end);
+  const timespec until = base::as_timespec(end);
   const long woken =
       ::syscall(SYS_futex_waitv, words.data(), words.size(), 0, &until, CLOCK_MONOTONIC);
   if (woken >= 0 || errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT) return;
@@ -168,10 +164,13 @@ void Signals::await(int peer, const Word& word, uint64_t count) {
 
 bool Signals::spin(const Word& word, uint64_t count) {
   for (int i = 0; i < spins_; ++i) {
-    _mm_pause();
-    if (!reached(word.value.load(std::memory_order_acquire), count)) continue;
-    spins_ = std::min(most_spins_, 2 * spins_);
-    return true;
+    for (int pause = 0; pause < kPauses; ++pause) {
+      _mm_pause();
+      if (!reached(word.value.load(std::memory_order_acquire), count)) continue;
+      spins_ = std::min(most_spins_, 2 * spins_);
+      return true;
+    }
+    ::sched_yield();
   }
   // Never down to none: otherwise it could not find out that spinning pays again.
   spins_ = std::min(most_spins_, std::max(spins_ / 2, kMostSpins / 32));

@@ -5,10 +5,10 @@
 // the operation (collectives.h). What is done by two ranks alone is counted in words of that pair.
 // A rank writes only its own words. Peers' words are untrusted: they are compared, nothing else.
 //
-// Waiting is a short spin, whose length adapts to whether spinning has helped lately and which is
-// left out when there are more ranks than processors; then a futex on the word, bounded. A sleeper
-// says first whom it waits for, so that who ticks makes a system call only for a sleeper. While it
-// sleeps it looks a few times per second whether the peer's process still exists.
+// Waiting is a short spin with yields, whose length adapts to whether that has helped lately and
+// which is left out when there are more ranks than processors; then a futex on the word, bounded. A
+// sleeper says first whom it waits for, so that who ticks makes a system call only for a sleeper.
+// While it sleeps it looks a few times per second whether the peer's process still exists.
 //
 // Thread rule: one thread at a time, but leave() from any. Everything that waits throws Failure.
 #pragma once

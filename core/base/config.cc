@@ -47,6 +47,8 @@ Status take_launcher_place(const Variables& variables, Config* config) {
   const base::LauncherPlace& place = **found;
   config->launcher = place.launcher;
   if (config->job_id.empty()) config->job_id = place.job_id;
+  if (config->store.empty()) config->store = place.store;
+  config->error_file = place.error_file;
   config->rank = place.rank;
   config->size = place.size;
   config->local_rank = place.local_rank;

@@ -73,8 +73,13 @@ constexpr Knob kKnobs[] = {
      .section = kPlace, .sentence = "Number of hosts; khorusrun sets it.",
      .member = &Config::cross_size, .minimum = -1},
     {.name = "STORE", .type = kText, .section = kPlace,
-     .sentence = "host:port of the store where the ranks meet; khorusrun sets it.",
+     .sentence = "host:port of the store where the ranks meet; khorusrun sets it. Under another "
+                 "launcher rank 0 serves it there.",
      .member = &Config::store},
+    {.name = "LAUNCHER", .type = kText, .section = kPlace,
+     .sentence = "Who gave this rank its place, if not khorusrun, which serves the store: rank 0 "
+                 "serves it then. khorus.ray and khorus.dask set it.",
+     .member = &Config::launcher},
     {.name = "JOB_ID", .type = kText, .section = kPlace,
      .sentence = "Names the job in the store and in handshakes; khorusrun sets it.",
      .member = &Config::job_id},
@@ -95,6 +100,10 @@ constexpr Knob kKnobs[] = {
      .sentence = "Name or address of the network interface to listen on and to connect from; empty: "
                  "chosen, loopback when all ranks are on one host.",
      .member = &Config::network_interface},
+    {.name = "TLS", .type = kBool, .standard = "0", .flag = "tls", .section = kPlace,
+     .sentence = "Control messages (names, shapes, errors) travel under TLS 1.3, with a key made of the "
+                 "job key; the same for khorusrun and all ranks.",
+     .member = &Config::tls},
     {.name = "START_TIMEOUT", .horovod = "START_TIMEOUT", .type = kSeconds, .standard = "30",
      .flag = "start-timeout", .section = kPlace,
      .sentence = "How long init() waits for all ranks to be there.",
@@ -135,6 +144,16 @@ constexpr Knob kKnobs[] = {
      .section = kWatching,
      .sentence = "A tensor that waits longer than this ends the job; 0: never.",
      .member = &Config::stall_shutdown_s, .minimum = 0},
+    {.name = "STACK_DUMPS", .type = kBool, .standard = "0", .flag = "stack-dumps",
+     .section = kWatching,
+     .sentence = "A rank that others wait for writes the stacks of its threads to its log, before each "
+                 "stall report.",
+     .member = &Config::stack_dumps},
+    {.name = "STRAGGLER_REPORT", .type = kName, .standard = "auto", .flag = "straggler-report",
+     .section = kWatching,
+     .sentence = "Whether rank 0 says at the end whom the others waited for: always, never, or auto: "
+                 "if one rank was the last in most operations and cost more than a tenth of the time.",
+     .member = &Config::straggler_report},
     {.name = "TIMELINE", .horovod = "TIMELINE", .type = kText, .flag = "timeline-filename",
      .section = kWatching,
      .sentence = "Writes a Chrome trace: rank 0 to this path, rank r to PATH.r.",

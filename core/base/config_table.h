@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -65,6 +66,9 @@ const Knob* find_knob_by_flag(std::string_view flag) noexcept;
 std::string_view unit_of(KnobType type) noexcept;
 // "true or false", "a time in seconds, such as 60, 500ms or 2min": what a message expects.
 std::string expectation(const Knob& knob);
+
+// true, yes, on, 1, or false, no, off, 0, in upper or lower case.
+std::optional<bool> parse_bool(std::string_view text);
 
 // Reads `text` as a value of `knob`. InvalidArgument names `source` (a variable or a flag), the
 // text and what was expected.

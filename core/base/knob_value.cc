@@ -67,12 +67,6 @@ std::optional<int64_t> parse_bytes(std::string_view text) {
   return static_cast<int64_t>(*number);
 }
 
-std::optional<bool> parse_bool(const std::string& text) {
-  if (text == "1" || text == "true" || text == "yes" || text == "on") return true;
-  if (text == "0" || text == "false" || text == "no" || text == "off") return false;
-  return std::nullopt;
-}
-
 std::optional<LogLevel> parse_level(const std::string& text) {
   constexpr std::string_view kNames[] = {"trace", "debug", "info", "warning", "error", "fatal"};
   for (size_t i = 0; i < std::size(kNames); ++i) {
@@ -92,7 +86,7 @@ bool parse_by_type(KnobType type, std::string_view text, KnobValue* value) {
   constexpr Unit kNoUnit[] = {{"", 1}};
   switch (type) {
     case KnobType::kBool:
-      return assign(parse_bool(lower(text)), value);
+      return assign(parse_bool(text), value);
     case KnobType::kInteger:
       return assign(parse_integer(text), value);
     case KnobType::kReal:
@@ -186,6 +180,13 @@ std::string expectation(const Knob& knob) {
     text += std::string(", at least ") + minimum;
   }
   return text;
+}
+
+std::optional<bool> parse_bool(std::string_view text) {
+  const std::string word = lower(text);
+  if (word == "1" || word == "true" || word == "yes" || word == "on") return true;
+  if (word == "0" || word == "false" || word == "no" || word == "off") return false;
+  return std::nullopt;
 }
 
 Result<KnobValue> parse_knob(const Knob& knob, std::string_view source, std::string_view text) {

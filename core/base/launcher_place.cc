@@ -4,6 +4,8 @@
 #include <charconv>
 #include <initializer_list>
 
+#include "core/base/slurm_lists.h"
+
 namespace khorus::base {
 namespace {
 
@@ -25,16 +27,17 @@ class Numbers {
     const auto found = variables_.find(name);
     return found == variables_.end() ? "" : found->second;
   }
-  int64_t number(const char* name) { return parse(name, text(name)); }
-  int64_t parse(const char* name, std::string_view digits) {
+  int64_t number(const char* name) {
+    const std::string digits = text(name);
     int64_t value = -1;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
     const bool good = error == std::errc() && end == digits.data() + digits.size() && value >= 0 &&
                       value <= INT32_MAX;
-    if (!good && problem_.empty()) {
-      problem_ = std::string(name) + "=\"" + text(name) + "\": expected a number from 0 on";
-    }
+    if (!good) complain(name, "\"" + digits + "\": expected a number from 0 on");
     return good ? value : 0;
+  }
+  void complain(const char* name, const std::string& why) {
+    if (problem_.empty()) problem_ = std::string(name) + "=" + why;
   }
   const std::string& problem() const { return problem_; }
 
@@ -51,7 +54,18 @@ void number_the_hosts(LauncherPlace* place) {
   place->cross_rank = place->rank / place->local_size;
 }
 
-Found checked(const Numbers& numbers, const LauncherPlace& place) {
+// Beside the port that is PyTorch's: its own store may be there, as torchrun's is.
+std::string store_beside_master(Numbers* numbers) {
+  const std::string host = numbers->text("MASTER_ADDR");
+  const bool v6 = host.find(':') != std::string::npos && host.front() != '[';
+  return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(numbers->number("MASTER_PORT") + 1);
+}
+
+Found checked(Numbers numbers, LauncherPlace place) {
+  if (place.cross_size == 1) place.store.clear();
+  if (place.cross_size > 1 && numbers.has_all({"MASTER_ADDR", "MASTER_PORT"})) {
+    place.store = store_beside_master(&numbers);
+  }
   if (!numbers.problem().empty()) {
     return Status(StatusCode::kInvalidArgument, numbers.problem() + " (from " + place.launcher +
                                                     "); set KHORUS_RANK and KHORUS_SIZE instead");
@@ -81,6 +95,7 @@ Found torchrun(Numbers numbers) {
   // Every run is called "none" unless it is given a name; its agent's port is its own.
   place.job_id = "torchrun-" + numbers.text("TORCHELASTIC_RUN_ID") + "-" +
                  numbers.text("MASTER_PORT") + "-" + numbers.text("TORCHELASTIC_RESTART_COUNT");
+  place.error_file = numbers.text("TORCHELASTIC_ERROR_FILE");
   return checked(numbers, place);
 }
 
@@ -109,23 +124,26 @@ Found mpich(Numbers numbers) {
   return checked(numbers, place);
 }
 
-// "2(x3),1": ranks by host; what host `index` has, or 0.
+// What host `index` has, or 0.
 int64_t ranks_of_host(Numbers* numbers, const char* name, int64_t index) {
-  std::string text = numbers->text(name);
-  int64_t begin = 0;
-  while (!text.empty()) {
-    const std::string part = text.substr(0, text.find(','));
-    text.erase(0, part.size() + 1);
-    const size_t times = part.find("(x");
-    const int64_t count = numbers->parse(name, std::string_view(part).substr(0, times));
-    const int64_t hosts = times == std::string::npos || part.back() != ')'
-                              ? 1
-                              : numbers->parse(name, std::string_view(part).substr(
-                                                         times + 2, part.size() - times - 3));
-    if (index < begin + hosts) return count;
-    begin += hosts;
+  const auto counts = expand_counts(numbers->text(name));
+  if (!counts.ok()) numbers->complain(name, counts.status().message());
+  const bool is_there = counts.ok() && index < static_cast<int64_t>(counts->size());
+  return is_there ? (*counts)[static_cast<size_t>(index)] : 0;
+}
+
+// Rank 0 is on the first node, unless the tasks were distributed in another order. The port is one
+// that the system gives to nobody by itself, and differs from step to step.
+std::string store_of_step(Numbers* numbers) {
+  const std::string list = numbers->text("SLURM_STEP_NODELIST");
+  if (list.empty()) return "";
+  const auto names = expand_node_list(list);
+  if (!names.ok()) {
+    numbers->complain("SLURM_STEP_NODELIST", names.status().message());
+    return "";
   }
-  return 0;
+  const int64_t number = 31 * numbers->number("SLURM_JOB_ID") + numbers->number("SLURM_STEP_ID");
+  return names->front() + ":" + std::to_string(20000 + number % 10000);
 }
 
 Found slurm(Numbers numbers) {
@@ -137,7 +155,22 @@ Found slurm(Numbers numbers) {
   place.cross_rank = numbers.number("SLURM_NODEID");
   place.cross_size = numbers.number("SLURM_STEP_NUM_NODES");
   place.local_size = ranks_of_host(&numbers, "SLURM_STEP_TASKS_PER_NODE", place.cross_rank);
+  if (place.cross_size > 1) place.store = store_of_step(&numbers);
   place.job_id = "slurm-" + numbers.text("SLURM_JOB_ID") + "." + numbers.text("SLURM_STEP_ID");
+  return checked(numbers, place);
+}
+
+// What PyTorch's own programs are told: by the Kubeflow trainer's PyTorchJob, or by hand. A process
+// is the only one of its host unless it is told otherwise.
+Found environment(Numbers numbers) {
+  LauncherPlace place;
+  place.launcher = "RANK and WORLD_SIZE";
+  place.rank = numbers.number("RANK");
+  place.size = numbers.number("WORLD_SIZE");
+  if (numbers.has_all({"LOCAL_RANK"})) place.local_rank = numbers.number("LOCAL_RANK");
+  if (numbers.has_all({"LOCAL_WORLD_SIZE"})) place.local_size = numbers.number("LOCAL_WORLD_SIZE");
+  number_the_hosts(&place);
+  place.job_id = "environment-" + numbers.text("MASTER_PORT");
   return checked(numbers, place);
 }
 
@@ -161,6 +194,9 @@ Result<std::optional<LauncherPlace>> find_launcher_place(const Variables& variab
                        "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID",
                        "SLURM_NODEID"})) {
     return slurm(numbers);
+  }
+  if (numbers.has_all({"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})) {
+    return environment(numbers);
   }
   return std::optional<LauncherPlace>();
 }

@@ -57,6 +57,14 @@ Status replace_file(const std::string& path, std::string_view text) {
   return cannot_write(path, error);
 }
 
+Status create_file(const std::string& path, std::string_view text) {
+  const std::string beside = path + ".new." + std::to_string(getpid());
+  int error = write_new_file(beside, O_TRUNC, text);
+  if (error == 0 && link(beside.c_str(), path.c_str()) != 0) error = errno;
+  unlink(beside.c_str());
+  return error == 0 || error == EEXIST ? Status() : cannot_write(path, error);
+}
+
 Status append_to_file(const std::string& path, std::string_view text) {
   const int error = write_new_file(path, O_APPEND, text);
   return error == 0 ? Status() : cannot_write(path, error);

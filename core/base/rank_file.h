@@ -20,6 +20,9 @@ std::string path_of_rank(const std::string& path, int rank);
 // Replaces the file by `text`, in one step for its readers.
 Status replace_file(const std::string& path, std::string_view text);
 
+// Makes the file, whole at once, unless there is one: then that stays as it is.
+Status create_file(const std::string& path, std::string_view text);
+
 // Appends `text` with one write.
 Status append_to_file(const std::string& path, std::string_view text);
 

@@ -92,17 +92,21 @@ void copy_scaled_bools(void* destination, const void* source, size_t count, doub
 }  // namespace
 
 std::span<const ReducePath> reduce_paths() noexcept {
-  static constexpr std::array kAll{ReducePath::kBaseline, ReducePath::kAvx2, ReducePath::kAvx512};
+  static constexpr std::array kAll{ReducePath::kBaseline, ReducePath::kAvx2, ReducePath::kAvx512,
+                                   ReducePath::kAvx512Bf16};
   __builtin_cpu_init();  // at once if it was done before
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
-  return std::span(kAll).first(size_t{1} + (avx2 ? 1 : 0) + (avx512 ? 1 : 0));
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  return std::span(kAll).first(size_t{1} + (avx2 ? 1 : 0) + (avx512 ? 1 : 0) + (bf16 ? 1 : 0));
 }
 
 const ReduceKernels& kernels_of(ReducePath path) noexcept {
   switch (path) {
+    case ReducePath::kAvx512Bf16:
+      return avx512_bf16_kernels();
     case ReducePath::kAvx512:
       return avx512_kernels();
     case ReducePath::kAvx2:

@@ -18,7 +18,8 @@ namespace khorus::base {
 enum class ReducePath : uint8_t {
   kBaseline,  // what every x86-64 processor has: SSE2
   kAvx2,      // with F16C
-  kAvx512,    // F, BW, DQ, VL. Not BF16: its conversion flushes subnormal numbers
+  kAvx512,    // F, BW, DQ, VL
+  kAvx512Bf16,
 };
 
 // out[i] = a[i] op b[i] for `count` elements; out may be a or b. `Values` are float for 16-bit
@@ -45,6 +46,7 @@ struct ReduceKernels {
 const ReduceKernels& baseline_kernels() noexcept;
 const ReduceKernels& avx2_kernels() noexcept;
 const ReduceKernels& avx512_kernels() noexcept;
+const ReduceKernels& avx512_bf16_kernels() noexcept;
 
 // The paths that this processor can run, the best last.
 std::span<const ReducePath> reduce_paths() noexcept;

@@ -3,12 +3,13 @@
 //   KHORUS_TARGET  the attribute that every function here gets (empty: the compiler's own target)
 //   KHORUS_PATH    the namespace of this copy
 //   KHORUS_LANES   how many float16 the processor converts at once (8, 16); 0: it cannot
+//   KHORUS_BF16    if it converts bfloat16, too
 // Attributes and not compiler flags, because flags would also apply to the inline functions of the
 // standard library, and the linker might take those copies for code that runs everywhere.
 //
-// The loops are plain: the compiler vectorises them. Only float16 takes intrinsics, because no
-// compiler finds F16C by itself. Each type has a format (how it is stored, in what it is combined);
-// each operation a functor.
+// The loops are plain: the compiler vectorises them. Only 16-bit floats take intrinsics, because no
+// compiler finds the processor's conversions by itself. Each type has a format (how it is stored,
+// in what it is combined); each operation a functor.
 
 namespace khorus::base {
 namespace KHORUS_PATH {
@@ -100,7 +101,7 @@ using Lanes = __m512;
 using Lanes = __m256;
 #endif
 
-// Several values of a format at once: float16, and float for what lies between.
+// Several values of a format at once: 16-bit floats, and float for what lies between.
 template <class Format>
 struct Vector;
 template <>
@@ -132,8 +133,34 @@ struct Vector<Float16Format> {
   }
 #endif
 };
+#ifdef KHORUS_BF16
+template <>
+struct Vector<Bfloat16Format> {
+  KHORUS_INLINE Lanes load(const uint16_t* from) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+  // The processor's conversion takes subnormal numbers for zero and keeps the payload of a NaN,
+  // unlike float_to_bfloat16(): vectors with one of them, rare in practice, go that way.
+  KHORUS_INLINE void store(uint16_t* to, Lanes value) {
+    constexpr int kQuietNan = 0x01, kSubnormal = 0x20, kSignallingNan = 0x80;
+    if (_mm512_fpclass_ps_mask(value, kQuietNan | kSubnormal | kSignallingNan) == 0) [[likely]] {
+      const __m256bh half = _mm512_cvtneps_pbh(value);
+      __builtin_memcpy(to, &half, sizeof(half));
+      return;
+    }
+    for (int i = 0; i < KHORUS_LANES; ++i) to[i] = float_to_bfloat16(value[i]);
+  }
+};
+template <class Format>
+constexpr bool kHasVector =
+    std::is_same_v<Format, Float16Format> || std::is_same_v<Format, Bfloat16Format>;
+#else
+template <class Format>
+constexpr bool kHasVector = std::is_same_v<Format, Float16Format>;
+#endif
 template <class... Formats>
-constexpr bool kByLanes = (std::is_same_v<Formats, Float16Format> || ...);
+constexpr bool kByLanes = (kHasVector<Formats> || ...);
 #else
 template <class... Formats>
 constexpr bool kByLanes = false;

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <array>
@@ -63,6 +64,7 @@ Result<net::Socket> connect_to_store(const AgentPlan& plan) {
   dial.address = addresses->front();
   dial.key = plan.key;
   dial.self = {net::Role::kStoreClient, -1, 0, plan.job_id};
+  dial.self.tls = plan.tls;
   dial.peer_role = net::Role::kStoreServer;
   dial.deadline = steady_clock::now() + std::chrono::milliseconds(plan.start_timeout_ms);
   Result<net::Dialed> dialed = net::dial_and_wait(dial);
@@ -71,15 +73,10 @@ Result<net::Socket> connect_to_store(const AgentPlan& plan) {
                   "the launcher cannot be reached from there: " + dialed.status().message() +
                       "; --network-interfaces chooses its address");
   }
-  keep_alive(dialed->socket.fd(), plan.host_silence_s);
-  return std::move(dialed->socket);
-}
-
-// Where the ranks listen: the address from which the launcher was reached.
-std::string own_address(const net::Socket& socket) {
-  std::string text = socket.local_address().to_string();
-  text.resize(text.rfind(':'));
-  return text.front() == '[' ? text.substr(1, text.size() - 2) : text;
+  // Nothing is said on it, so that it needs no TLS any more.
+  net::Socket socket = std::move(dialed->stream.socket());
+  keep_alive(socket.fd(), plan.host_silence_s);
+  return socket;
 }
 
 Status enter(const AgentPlan& plan) {
@@ -95,6 +92,17 @@ Status enter(const AgentPlan& plan) {
 bool is_pipe(int descriptor) {
   struct stat info {};
   return ::fstat(descriptor, &info) == 0 && (S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode));
+}
+
+// srun that holds nothing back (--unbuffered) gives its task a terminal to write to. Bytes must
+// come through it as they are.
+bool is_raw_terminal_of_srun(int descriptor) {
+  termios settings{};
+  if (std::getenv("SLURM_STEP_ID") == nullptr || ::tcgetattr(descriptor, &settings) != 0) {
+    return false;
+  }
+  ::cfmakeraw(&settings);
+  return ::tcsetattr(descriptor, TCSANOW, &settings) == 0;
 }
 
 // Takes a standard stream away from whoever might print, or be started later.
@@ -116,7 +124,8 @@ Result<Prepared> prepare(const AgentPlan& plan, const AgentOptions& options) {
   Result<net::Socket> store = connect_to_store(plan);
   if (!store.ok()) return store.status();
   prepared.store = std::move(*store);
-  Result<PreparedJob> job = prepare_ranks(plan, own_address(prepared.store));
+  // The ranks listen where the launcher was reached from.
+  Result<PreparedJob> job = prepare_ranks(plan, prepared.store.local_address().host());
   if (!job.ok()) return job.status();
   prepared.job = std::move(*job);
   prepared.job.plan.signal_mask = options.signal_mask;
@@ -130,7 +139,8 @@ Result<Prepared> prepare(const AgentPlan& plan, const AgentOptions& options) {
 }  // namespace
 
 int run_agent(const AgentOptions& options) {
-  if (!is_pipe(STDIN_FILENO) || !is_pipe(STDOUT_FILENO)) {
+  if (!is_pipe(STDIN_FILENO) ||
+      !(is_pipe(STDOUT_FILENO) || is_raw_terminal_of_srun(STDOUT_FILENO))) {
     std::fprintf(stderr, "khorusrun: --agent is started by khorusrun on another host\n");
     return 2;
   }

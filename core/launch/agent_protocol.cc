@@ -80,6 +80,7 @@ void visit_place(Visitor& visitor, Message& message) {
   visitor.number(message.restarts);
   visitor.number(message.start_timeout_ms);
   visitor.number(message.host_silence_s);
+  visitor.flag(message.tls);
 }
 
 void write(Writer& writer, const AgentHello& message) { visit_hello(writer, message); }
@@ -99,7 +100,6 @@ void write(Writer& writer, const GuardCommand& message) {
 }
 void write(Writer& writer, const AgentPlan& message) {
   visit_place(writer, message);
-  writer.bytes.raw(message.key.bytes());
   writer.number(message.variables.size());
   for (const auto& [name, value] : message.variables) {
     writer.text(name, kMaxVariable);
@@ -107,6 +107,8 @@ void write(Writer& writer, const AgentPlan& message) {
   }
   writer.number(message.program.size());
   for (const std::string& word : message.program) writer.text(word, kMaxVariable);
+  // Last: as the bytes grow they move, and would leave it behind where nobody wipes.
+  writer.bytes.raw(message.key.bytes());
 }
 
 void read(Reader& reader, AgentHello& message) { visit_hello(reader, message); }
@@ -136,12 +138,6 @@ void read(Reader& reader, GuardCommand& message) {
 }
 void read(Reader& reader, AgentPlan& message) {
   visit_place(reader, message);
-  const auto key = reader.bytes.raw(net::JobKey::kBytes, "key");
-  if (key.size() == net::JobKey::kBytes) {
-    message.key = net::JobKey::from_bytes(key.first<net::JobKey::kBytes>());
-  } else {
-    reader.bytes.fail("no key");
-  }
   int64_t count = 0;
   reader.number(count);
   for (int64_t i = 0; i < count && reader.bytes.ok(); ++i) {
@@ -152,6 +148,12 @@ void read(Reader& reader, AgentPlan& message) {
   reader.number(count);
   for (int64_t i = 0; i < count && reader.bytes.ok(); ++i) {
     reader.text(message.program.emplace_back(), kMaxVariable);
+  }
+  const auto key = reader.bytes.raw(net::JobKey::kBytes, "key");
+  if (key.size() == net::JobKey::kBytes) {
+    message.key = net::JobKey::from_bytes(key.first<net::JobKey::kBytes>());
+  } else {
+    reader.bytes.fail("no key");
   }
   const bool good = message.ranks >= 1 && message.restarts >= 0 && message.host_silence_s >= 1 &&
                     message.first_rank >= 0 && message.hosts >= 1 && message.host_index >= 0 &&

@@ -66,6 +66,7 @@ struct AgentPlan {
   int32_t restarts = 0;
   int64_t start_timeout_ms = 0;
   int32_t host_silence_s = 0;  // SshOptions::silence_s
+  bool tls = false;            // whether the store speaks TLS
 };
 
 struct AgentCredit {

@@ -57,7 +57,7 @@ int usable_cores() {
 
 }  // namespace
 
-Variables inherited_variables() {
+Variables all_variables() {
   Variables variables;
   for (char** entry = environ; entry && *entry; ++entry) {
     const std::string_view text(*entry);
@@ -65,9 +65,14 @@ Variables inherited_variables() {
     if (equals == std::string_view::npos) continue;
     variables.emplace(text.substr(0, equals), text.substr(equals + 1));
   }
-  for (const char* name :
-       {"KHORUS_KEY_FD", "KHORUS_STATUS_FD", "KHORUS_STORE", "KHORUS_RANK", "KHORUS_SIZE",
-        "KHORUS_LOCAL_RANK", "KHORUS_LOCAL_SIZE", "KHORUS_CROSS_RANK", "KHORUS_CROSS_SIZE"}) {
+  return variables;
+}
+
+Variables inherited_variables() {
+  Variables variables = all_variables();
+  for (const char* name : {"KHORUS_KEY_FD", "KHORUS_STATUS_FD", "KHORUS_LAUNCHER", "KHORUS_STORE",
+                           "KHORUS_RANK", "KHORUS_SIZE", "KHORUS_LOCAL_RANK", "KHORUS_LOCAL_SIZE",
+                           "KHORUS_CROSS_RANK", "KHORUS_CROSS_SIZE"}) {
     variables.erase(name);
   }
   return variables;

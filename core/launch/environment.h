@@ -15,7 +15,9 @@ namespace khorus::launch {
 
 using Variables = std::map<std::string, std::string>;
 
-// This process's environment without what would place a rank in another job than its own.
+// This process's environment, and the same without what would place a rank in another job than its
+// own.
+Variables all_variables();
 Variables inherited_variables();
 
 struct JobEnvironment {

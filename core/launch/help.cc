@@ -74,6 +74,16 @@ constexpr SectionTitle kSections[] = {
     {KnobSection::kUnused, "Accepted, without effect in this version"},
 };
 
+// Those that have flags.
+std::string knob_entries(const SectionTitle& section) {
+  std::string text;
+  for (const Knob& knob : base::knobs()) {
+    if (knob.section != section.section || knob.flag.empty() || !knob.used()) continue;
+    text += entry("--" + std::string(knob.flag), value_name(knob), knob_sentence(knob));
+  }
+  return text.empty() ? text : "\n" + std::string(section.title) + "\n" + text;
+}
+
 std::string code(std::string_view text) {
   return text.empty() ? std::string() : "`" + std::string(text) + "`";
 }
@@ -94,20 +104,28 @@ std::string table_row(const Knob& knob) {
 std::string help_text() {
   std::string text =
       "khorusrun: start and watch the ranks of a job.\n\n"
-      "  khorusrun -np 4 ./train_lm --epochs 1\n"
-      "  khorusrun -np 4 train.py\n\n"
+      "  khorusrun -np 4 train.py                      on this machine\n"
+      "  khorusrun -H node1:4,node2:4 ./train --lr 1   on others, over ssh\n"
+      "  khorusrun -np 2 --config-file job.yaml ./train\n"
+      "  khorusrun -np 2 --as-horovod train.py         a script written for Horovod\n\n"
       "Options stand before the program; what follows it is the program's own (-- ends options).\n"
-      "A value may follow as the next word or after \"=\".\n\nOptions\n";
+      "A value may follow as the next word or after \"=\"; underscores in long names are dashes.\n"
+      "The exit code is that of the rank that failed first; 2: wrong options, 127: no such "
+      "program.\n\nOptions\n";
   std::string not_built;
   for (const Flag& flag : flags()) {
+    if (flag.spellings.empty()) {
+      text += "\n" + std::string(flag.sentence) + "\n";
+      continue;
+    }
     const bool built = flag.action != FlagAction::kNotBuilt;
     (built ? text : not_built) += entry(flag.spellings, flag.value, flag.sentence);
   }
-  text += "\nKnobs: for the ranks, also as environment variables; docs/knobs.md lists all\n";
-  for (const Knob& knob : base::knobs()) {
-    if (knob.flag.empty() || !knob.used()) continue;
-    text += entry("--" + std::string(knob.flag), value_name(knob), knob_sentence(knob));
-  }
+  text +=
+      "\nSettings of the ranks. Each may also be given as the environment variable in "
+      "parentheses,\n"
+      "which the option beats; docs/knobs.md has those that are variables only.\n";
+  for (const SectionTitle& section : kSections) text += knob_entries(section);
   return text + "\nKnown from horovodrun and torchrun, and not built yet\n" + not_built;
 }
 

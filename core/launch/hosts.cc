@@ -70,11 +70,8 @@ bool is_this_machine(const std::string& name) {
       net::resolve((v6 ? "[" + name + "]" : name) + ":1");
   if (!addresses.ok()) return false;  // ssh may know it by another name
   return std::ranges::any_of(*addresses, [](const net::Address& address) {
-    std::string text = address.to_string();
-    text.resize(text.rfind(':'));
-    if (text.starts_with("127.") || text == "[::1]") return true;
-    if (text.front() == '[') text = text.substr(1, text.size() - 2);
-    return net::interface_address(text).ok();
+    const std::string host = address.host();
+    return host.starts_with("127.") || host == "::1" || net::interface_address(host).ok();
   });
 }
 

@@ -1,4 +1,5 @@
-// The launcher's decisions; see job.h. Streams and logs are in job_output.cc.
+// The launcher's decisions; see job.h. Streams and logs are in job_output.cc, other hosts in
+// job_hosts.cc, and what the ranks are told in job_store.cc.
 #include "core/launch/job.h"
 
 #include <sys/signalfd.h>
@@ -12,8 +13,6 @@
 #include "core/base/status_page.h"
 #include "core/launch/descendants.h"
 #include "core/launch/hosts.h"
-#include "core/net/rounds.h"
-#include "core/net/tcp_store.h"
 
 namespace khorus::launch {
 
@@ -53,7 +52,11 @@ Result<std::string> Job::meet_hosts() {
   watch_guard();
   open_remotes();
   if (Status status = wait_for_remotes(); !status.ok()) return status;
-  return store_address();
+  Result<std::string> address = store_address();
+  if (address.ok() && !remotes_.empty() && job_.network_interface.empty()) {
+    network_interface_ = *address;
+  }
+  return address;
 }
 
 int Job::abandon(const Status& why) {
@@ -64,9 +67,7 @@ int Job::abandon(const Status& why) {
 }
 
 int Job::run(const std::string& store) {
-  if (options_.restarts > 0) {
-    if (Status status = allow_restarts(store); !status.ok()) return abandon(status);
-  }
+  if (Status status = open_store(store); !status.ok()) return abandon(status);
   state_ = State::kRunning;
   if (!job_.notice.empty()) say("khorusrun: " + job_.notice);
   say_if_verbose("job " + job_.job_id + ", store " + store + ", guard " +
@@ -151,7 +152,7 @@ void Job::note_end(size_t index, int wait_status) {
   rank.outcome.wait_status = wait_status;
   rank.outcome.order = ended_++;
   --running_;
-  if (rounds_ != nullptr && running_ > 0) note_ended(index);
+  note_ended(index);
   say_if_verbose(name_of(index) + ": " + describe_end(wait_status));
 }
 
@@ -159,49 +160,6 @@ void Job::after_end(bool failed) {
   stopping_ = stopping_ || (failed && interrupted_by_ == 0);
   if (running_ == 0) return finish();
   if (failed || interrupted_by_ != 0) stop_after_grace(SIGTERM);
-}
-
-Status Job::allow_restarts(const std::string& store) {
-  net::TcpStoreOptions options;
-  options.address = store;
-  options.key = job_.key;
-  options.job_id = job_.job_id;
-  Result<std::unique_ptr<net::TcpStore>> client = net::TcpStore::connect(options);
-  if (!client.ok()) return client.status();
-  rounds_ = std::move(*client);
-  return net::allow_rounds(*rounds_);
-}
-
-// A rank that has ended well does not come back to meet another.
-bool Job::restart(size_t index, int wait_status) {
-  const bool failed = exit_code_of(wait_status) != 0;
-  if (!failed || restarts_ == options_.restarts || ended_ > 0 || interrupted_by_ != 0) return false;
-  const Result<uint64_t> begun =
-      net::begin_round(*rounds_, last_round_ + 1, static_cast<int>(ranks_.size()));
-  if (!begun.ok()) {
-    say("khorusrun: " + name_of(index) + " is not started again: " + begun.status().message());
-    return false;
-  }
-  last_round_ = *begun;
-  ++restarts_;
-  say("khorusrun: " + name_of(index) + " failed: " + describe_end(wait_status) + " (pid " +
-      std::to_string(ranks_[index].outcome.pid) + "); starting it again (" +
-      std::to_string(restarts_) + " of " + std::to_string(options_.restarts) + ")");
-  command_for(index, {.kind = GuardCommand::Kind::kRestart});
-  return true;
-}
-
-// Others that lost it would wait for it in vain. A round that has begun does not disturb those that
-// are in the one before.
-void Job::note_ended(size_t index) {
-  Status noted;
-  if (ended_ == 1) {
-    const auto begun = net::begin_round(*rounds_, last_round_ + 1, static_cast<int>(ranks_.size()));
-    if (begun.ok()) last_round_ = *begun;
-    noted = begun.status();
-  }
-  if (noted.ok()) noted = net::note_ended(*rounds_, last_round_, static_cast<int>(index));
-  if (!noted.ok()) say_if_verbose(name_of(index) + " has ended: " + noted.message());
 }
 
 // The guard was killed. The ranks die with it; what they left is ours now, for this process is a
@@ -216,6 +174,7 @@ void Job::on_guard_lost() {
     rank.outcome.wait_status = W_EXITCODE(0, SIGKILL);
     rank.outcome.stopped_with = SIGKILL;
     rank.outcome.order = ended_++;
+    tell_end(static_cast<size_t>(&rank - ranks_.data()));
   }
   running_ = 0;
   state_ = State::kOver;

@@ -80,9 +80,12 @@ class Job {
   void note_end(size_t rank, int wait_status);
   void after_end(bool failed);
   void on_guard_lost();
-  Status allow_restarts(const std::string& store);
+  Status open_store(const std::string& address);
   bool restart(size_t rank, int wait_status);
   void note_ended(size_t rank);
+  void tell_end(size_t rank);
+  void end_round(size_t rank);
+  std::string place_of(size_t rank) const;
   void command(const GuardCommand& command);
 
   void watch_signals();
@@ -115,8 +118,9 @@ class Job {
   size_t running_ = 0;
   int ended_ = 0;
   int restarts_ = 0;
-  std::unique_ptr<net::Store> rounds_;  // core/net/rounds.h; null: a failure ends the job
-  uint64_t last_round_ = 0;             // that this launcher has begun
+  std::unique_ptr<net::Store> store_;  // null: it is gone, or ranks are mpirun's
+  uint64_t next_end_ = 0;              // core/net/ended_ranks.h
+  uint64_t last_round_ = 0;            // core/net/rounds.h: that this launcher has begun
   State state_ = State::kMeeting;
   bool grace_running_ = false;
   bool stopping_ = false;   // because a rank failed

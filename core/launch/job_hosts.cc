@@ -18,11 +18,6 @@ namespace {
 constexpr auto kFinishBound = std::chrono::seconds(40);
 constexpr int kNotFound = 127;  // a shell's exit code
 
-std::string without_port(std::string address) {
-  address.resize(address.rfind(':'));
-  return address.front() == '[' ? address.substr(1, address.size() - 2) : address;
-}
-
 // Where this machine is reached from a host: as its ssh server sees us, or, behind address
 // translation or without ssh, by our own route to it.
 Result<std::string> address_for(const RemoteHost& host) {
@@ -33,11 +28,12 @@ Result<std::string> address_for(const RemoteHost& host) {
   if (!peer.ok()) return peer.status();
   const Result<net::Address> route = net::address_towards(peer->front());
   if (!route.ok()) return route.status();
-  return without_port(route->to_string());
+  return route->host();
 }
 
-std::string describe_carrier_end(const RemoteHost& host, int wait_status) {
-  std::string text = "ssh ended with " + describe_end(wait_status);
+std::string describe_carrier_end(const std::string& carrier, const RemoteHost& host,
+                                 int wait_status) {
+  std::string text = carrier + " ended with " + describe_end(wait_status);
   if (!host.last_words().empty()) text += ": " + host.last_words();
   if (!host.hello() && exit_code_of(wait_status) == kNotFound) {
     text += "; --remote-launcher says where khorusrun is there";
@@ -89,10 +85,10 @@ Status Job::wait_for_remotes() {
       names += (names.empty() ? "" : ", ") + remote.place.host.name;
       if (!remote.link->last_words().empty()) names += " (" + remote.link->last_words() + ")";
     }
-    meeting_failure_ =
-        Status(StatusCode::kTimeout,
-               "no answer within " + std::to_string(job_.start_timeout.count()) + " ms from " +
-                   names + "; see whether ssh reaches it, or raise --start-timeout");
+    meeting_failure_ = Status(StatusCode::kTimeout,
+                              "no answer within " + std::to_string(job_.start_timeout.count()) +
+                                  " ms from " + names + "; see whether " + options_.ssh.name() +
+                                  " reaches it, or raise --start-timeout");
   });
   while (meeting_failure_.ok() && std::ranges::any_of(remotes_, silent)) io_.run_one();
   return meeting_failure_;
@@ -103,7 +99,7 @@ Result<std::string> Job::store_address() const {
   if (!job_.network_interface.empty()) {
     const Result<net::Address> named = net::interface_address(job_.network_interface);
     if (!named.ok()) return named.status();
-    return without_port(named->to_string());
+    return named->host();
   }
   std::set<std::string> addresses;
   std::string who;
@@ -120,7 +116,6 @@ Result<std::string> Job::store_address() const {
 
 void Job::start_remotes(const std::string& store) {
   if (remotes_.empty()) return;
-  if (job_.network_interface.empty()) network_interface_ = without_port(store);
   for (const Remote& remote : remotes_) {
     AgentPlan plan;
     plan.job_id = job_.job_id;
@@ -140,6 +135,7 @@ void Job::start_remotes(const std::string& store) {
     plan.start_timeout_ms = job_.start_timeout.count();
     plan.restarts = options_.restarts;
     plan.host_silence_s = options_.ssh.silence_s;
+    plan.tls = job_.tls;
     remote.link->send(plan);
   }
 }
@@ -198,7 +194,7 @@ void Job::on_remote_refused(Remote* remote, const std::string& why) {
 void Job::on_carrier_ended(Remote* remote, int wait_status) {
   remote->link->end();
   --carriers_;
-  const std::string how = describe_carrier_end(*remote->link, wait_status);
+  const std::string how = describe_carrier_end(options_.ssh.name(), *remote->link, wait_status);
   const std::string name = "host " + remote->place.host.name;
   if (state_ == State::kMeeting && meeting_failure_.ok()) {
     meeting_failure_ = Status(StatusCode::kUnavailable, name + " cannot be used: " + how);

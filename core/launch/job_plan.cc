@@ -181,6 +181,7 @@ Result<PreparedJob> prepare_job(const LaunchOptions& options) {
   job.start_timeout =
       std::chrono::milliseconds(static_cast<int64_t>(environment->config.start_timeout_s * 1000));
   job.network_interface = environment->config.network_interface;
+  job.tls = environment->config.tls;
   if (nodes && job.network_interface.empty()) {
     Result<std::string> own = address_towards_node_0(options);
     if (!own.ok()) return own.status();

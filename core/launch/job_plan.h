@@ -67,6 +67,7 @@ struct PreparedJob {
   std::vector<std::pair<std::string, std::string>> forwarded;  // variables for them
   std::chrono::milliseconds start_timeout{0};
   std::string network_interface;  // that the user named; may be empty
+  bool tls = false;               // whether the store, and all that connect to it, speak TLS
   bool captured = true;           // false: one rank that has the terminal to itself
   std::string notice;             // what was set for the user, to be said once; may be empty
 

@@ -18,6 +18,7 @@
 
 #include "core/launch/agent.h"
 #include "core/launch/check_build.h"
+#include "core/launch/environment.h"
 #include "core/launch/guard.h"
 #include "core/launch/help.h"
 #include "core/launch/job.h"
@@ -88,6 +89,7 @@ int run_node(const launch::LaunchOptions& options, const Prepared& before, launc
 }
 
 int run_job(const launch::LaunchOptions& options, std::span<char> title) {
+  if (Status known = launch::await_node_0(options); !known.ok()) return complain(known, 1);
   const Prepared before = become_launcher();
   Result<launch::PreparedJob> job = launch::prepare_job(options);
   if (!job.ok()) {
@@ -103,6 +105,7 @@ int run_job(const launch::LaunchOptions& options, std::span<char> title) {
   net::StoreServerOptions store_options;
   store_options.key = job->key;
   store_options.job_id = job->job_id;
+  store_options.tls = job->tls;
   std::unique_ptr<net::StoreServer> store;  // outlives the job
   if (options.nodes > 1) return run_node(options, before, std::move(*job), std::move(*guard));
   int exit_code = 0;
@@ -147,7 +150,8 @@ std::span<char> title_of(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
-  const Result<launch::LaunchOptions> options = launch::parse_options(arguments);
+  const Result<launch::LaunchOptions> options =
+      launch::parse_options(arguments, launch::all_variables());
   if (!options.ok()) return complain(options.status(), kUsageError);
   switch (options->action) {
     case launch::LaunchAction::kHelp:

@@ -3,24 +3,21 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <span>
 
+#include "core/launch/environment.h"
 #include "core/net/address.h"
-#include "core/net/asio.h"
-#include "core/net/tcp_store.h"
+#include "core/net/awaited_store.h"
+#include "core/net/quoted.h"
 
 namespace khorus::launch {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
-
-constexpr auto kFirstPause = milliseconds(50);
-constexpr auto kLongestPause = milliseconds(1000);
 
 std::string node_key(int node) { return "nodes/" + std::to_string(node); }
 std::string met_key(int node) { return node_key(node) + "/met"; }
@@ -35,41 +32,25 @@ std::string job_shape(const LaunchOptions& options) {
          " ranks each";
 }
 
-milliseconds left_until(steady_clock::time_point deadline) {
-  const auto left = std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now());
-  return std::max(milliseconds(1), left);
-}
-
-// Nobody tells one machine that another has begun to listen: asking again, less and less often, is
-// all there is. Whatever is not a missing listener ends it at once.
 Result<std::unique_ptr<net::TcpStore>> connect_to_store(const LaunchOptions& options,
                                                         const PreparedJob& job,
                                                         steady_clock::time_point deadline) {
-  net::asio::io_context io;
-  auto pause = kFirstPause;
-  while (true) {
-    net::TcpStoreOptions store;
-    store.address = options.rendezvous;
-    store.key = job.key;
-    store.job_id = job.job_id;
-    store.timeout = left_until(deadline);
-    auto connected = net::TcpStore::connect(store);
-    const bool again = connected.status().code() == StatusCode::kUnavailable;
-    if (connected.ok() || !again) return connected;
-    if (steady_clock::now() + pause >= deadline) {
-      return Status(StatusCode::kTimeout, "node 0 did not come within " +
-                                              std::to_string(job.start_timeout.count()) +
-                                              " ms: " + connected.status().message());
-    }
-    net::asio::steady_timer timer(io, pause);
-    timer.wait();
-    pause = std::min(2 * pause, kLongestPause);
-  }
+  net::TcpStoreOptions store;
+  store.address = options.rendezvous;
+  store.key = job.key;
+  store.job_id = job.job_id;
+  store.tls = job.tls;
+  store.timeout = net::left_until(deadline);
+  auto connected = net::await_store(store);
+  if (connected.status().code() != StatusCode::kUnavailable) return connected;
+  return Status(StatusCode::kTimeout, "node 0 did not come within " +
+                                          std::to_string(job.start_timeout.count()) +
+                                          " ms: " + connected.status().message());
 }
 
 Status read_other(net::Store& store, const LaunchOptions& options, int node,
                   steady_clock::time_point deadline) {
-  const auto value = store.get(node_key(node), left_until(deadline));
+  const auto value = store.get(node_key(node), net::left_until(deadline));
   if (value.status().code() == StatusCode::kTimeout) {
     return Status(StatusCode::kTimeout,
                   "node " + std::to_string(node) + " of " + std::to_string(options.nodes) +
@@ -80,9 +61,9 @@ Status read_other(net::Store& store, const LaunchOptions& options, int node,
   const std::string text(reinterpret_cast<const char*>(value->data()), value->size());
   const std::string shape = text.substr(0, text.find(';'));
   if (shape == job_shape(options)) return Status();
-  return Status(StatusCode::kInvalidArgument, "this launcher was told of " + job_shape(options) +
-                                                  ", and that of node " + std::to_string(node) +
-                                                  " of " + shape + "; give all the same");
+  return Status(StatusCode::kInvalidArgument,
+                "this launcher was told of " + job_shape(options) + ", and that of node " +
+                    std::to_string(node) + " of " + net::quoted(shape) + "; give all the same");
 }
 
 Status meet_in(net::Store& store, const LaunchOptions& options, steady_clock::time_point deadline) {
@@ -101,7 +82,7 @@ Status meet_in(net::Store& store, const LaunchOptions& options, steady_clock::ti
   }
   // Ranks that end at once must not take the store from a launcher that has not read it.
   for (int node = 0; options.node_rank == 0 && node < options.nodes; ++node) {
-    const auto met = store.get(met_key(node), left_until(deadline));
+    const auto met = store.get(met_key(node), net::left_until(deadline));
     if (!met.ok()) return met.status();
   }
   return Status();
@@ -118,6 +99,7 @@ Result<std::unique_ptr<net::StoreServer>> serve(const LaunchOptions& options,
   serving.port = std::atoi(options.rendezvous.c_str() + colon + 1);
   serving.key = job.key;
   serving.job_id = job.job_id;
+  serving.tls = job.tls;
   auto server = net::StoreServer::start(serving);
   if (server.ok()) return server;
   return Status(server.status().code(),
@@ -145,6 +127,15 @@ Result<NodeMeeting> meet_nodes(const LaunchOptions& options, const PreparedJob& 
   return meeting;
 }
 
+Status await_node_0(const LaunchOptions& options) {
+  if (options.nodes == 1) return Status();
+  const Result<JobEnvironment> environment = job_environment(options, "");
+  if (!environment.ok()) return Status();  // said by who makes the job of it
+  const auto timeout =
+      milliseconds(static_cast<int64_t>(environment->config.start_timeout_s * 1000));
+  return net::await_address(options.rendezvous, timeout).status();
+}
+
 Result<net::JobKey> key_of_nodes() {
   const char* path = std::getenv("KHORUS_KEY_FILE");
   if (path != nullptr && *path != '\0') return net::JobKey::from_file(path);
@@ -158,9 +149,7 @@ Result<std::string> address_towards_node_0(const LaunchOptions& options) {
   if (!peer.ok()) return peer.status();
   const Result<net::Address> own = net::address_towards(peer->front());
   if (!own.ok()) return own.status();
-  std::string text = own->to_string();
-  text.resize(text.rfind(':'));
-  return text.front() == '[' ? text.substr(1, text.size() - 2) : text;
+  return own->host();
 }
 
 }  // namespace khorus::launch

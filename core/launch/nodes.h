@@ -28,6 +28,10 @@ struct NodeMeeting {
 // Timeout names the nodes that did not come, PermissionDenied what differs between two.
 Result<NodeMeeting> meet_nodes(const LaunchOptions& options, const PreparedJob& job);
 
+// Of several nodes: until the name of node 0 is known, which may start at this moment, at most for
+// the start timeout. A signal ends the process.
+Status await_node_0(const LaunchOptions& options);
+
 // The key of KHORUS_KEY_FILE, which all nodes must have. InvalidArgument says how to make one.
 Result<net::JobKey> key_of_nodes();
 // The address of this machine from which node 0 is reached.

@@ -5,8 +5,11 @@
 #include <charconv>
 #include <cmath>
 #include <optional>
+#include <set>
 
 #include "core/base/config_table.h"
+#include "core/launch/allocation.h"
+#include "core/launch/config_file.h"
 #include "core/launch/hosts.h"
 
 namespace khorus::launch {
@@ -46,6 +49,31 @@ const Flag* find_flag(std::string_view name) {
   return found;
 }
 
+// Flags of one subject say the same thing, or the opposite. Empty: each adds something.
+std::string subject_of(const Flag& flag) {
+  switch (flag.action) {
+    case FlagAction::kSetKnob:
+      return std::string(flag.knob);
+    case FlagAction::kConfigFile:
+    case FlagAction::kForward:
+      return "";
+    case FlagAction::kHosts:
+    case FlagAction::kHostfile:
+      return "-H";
+    case FlagAction::kPrefix:
+    case FlagAction::kNoPrefix:
+      return "--prefix";
+    case FlagAction::kMpi:
+    case FlagAction::kGloo:
+      return "--mpi";
+    case FlagAction::kRendezvous:
+    case FlagAction::kMasterAddress:
+      return "--rdzv-endpoint";
+    default:
+      return std::string(flag.spellings);
+  }
+}
+
 Result<int> parse_count(const std::string& flag, std::string_view text, int least, int most) {
   int value = 0;
   const char* end = text.data() + text.size();
@@ -60,7 +88,8 @@ Result<int> parse_count(const std::string& flag, std::string_view text, int leas
 // Walks over the arguments; each method handles one thing.
 class Parser {
  public:
-  explicit Parser(std::span<const std::string> arguments) : left_(arguments) {}
+  Parser(std::span<const std::string> arguments, const std::map<std::string, std::string>& around)
+      : left_(arguments), around_(around) {}
 
   Result<LaunchOptions> parse() {
     while (!left_.empty() && left_.front().starts_with('-') && left_.front() != "-") {
@@ -71,7 +100,15 @@ class Parser {
     }
     options_.program.assign(left_.begin(), left_.end());
     if (options_.action != LaunchAction::kRun) return std::move(options_);
-    if (Status status = check(); !status.ok()) return status;
+    if (Status status = take_files(); !status.ok()) return status;
+    if (Status status = take_torch_variables(); !status.ok()) return status;
+    if (options_.rendezvous.empty() && !master_address_.empty()) {
+      const bool v6 = master_address_.find(':') != std::string::npos;
+      options_.rendezvous =
+          (v6 ? "[" + master_address_ + "]" : master_address_) + ":" + std::to_string(master_port_);
+    }
+    if (Status status = take_slurm_hosts(around_, &options_); !status.ok()) return status;
+    if (Status status = check(&options_); !status.ok()) return status;
     return std::move(options_);
   }
 
@@ -82,8 +119,12 @@ class Parser {
     attached_.reset();
     if (equals != std::string::npos) attached_ = argument.substr(equals + 1);
     const std::string name = flag_name(spelling_);
-    if (const Flag* flag = find_flag(name)) return take_flag(*flag);
-    if (const base::Knob* knob = base::find_knob_by_flag(name)) return take_knob(*knob);
+    if (const Flag* flag = find_flag(name)) {
+      return is_overridden(subject_of(*flag)) ? Status() : take_flag(*flag);
+    }
+    if (const base::Knob* knob = base::find_knob_by_flag(name)) {
+      return is_overridden(std::string(knob->name)) ? Status() : take_knob(*knob);
+    }
     // "-np4", as mpirun and horovodrun allow
     if (name.size() > 2 && name.starts_with("np") && !attached_) {
       attached_ = name.substr(2);
@@ -94,6 +135,59 @@ class Parser {
     }
     return refused("unknown option " + spelling_ +
                    "; `khorusrun --help` lists them. Options of your program stand after it.");
+  }
+
+  // What the command line says beats what a file says, and a later file an earlier one.
+  Status take_files() {
+    std::ranges::reverse(config_files_);
+    for (const std::string& path : config_files_) {
+      const Result<std::vector<FileSetting>> settings = read_config_file(path);
+      if (!settings.ok()) return settings.status();
+      given_.merge(std::exchange(given_by_file_, {}));
+      in_file_ = true;
+      for (const FileSetting& setting : *settings) {
+        const Status status = take_setting(setting);
+        if (!status.ok()) return Status(status.code(), setting.where + ": " + status.message());
+      }
+    }
+    return Status();
+  }
+
+  // They count least, and not at all where -H or --mpi say where to run.
+  Status take_torch_variables() {
+    if (!options_.hosts.empty() || options_.mpi) return Status();
+    given_.merge(given_by_file_);
+    for (const VariableFlag& variable : torch_variables(around_)) {
+      const auto flag = std::ranges::find(flags(), variable.action, &Flag::action);
+      if (given_.contains(subject_of(*flag))) continue;
+      spelling_ = variable.name;
+      if (Status status = apply(variable.action, variable.value); !status.ok()) return status;
+    }
+    return Status();
+  }
+
+  Status take_setting(const FileSetting& setting) {
+    const Flag* flag = find_flag(setting.flag);
+    const base::Knob* knob = base::find_knob_by_flag(setting.flag);
+    if (flag == nullptr && knob == nullptr) {
+      return refused("unknown key \"" + setting.flag +
+                     "\": neither a section nor an option of khorusrun");
+    }
+    const bool is_switch =
+        flag != nullptr ? flag->value.empty() : knob->type == base::KnobType::kBool;
+    if (!is_switch) return take("--" + setting.flag + "=" + setting.value);
+    const Result<bool> wanted = setting.is_true();
+    if (!wanted.ok()) return wanted.status();
+    if (*wanted) return take("--" + setting.flag);
+    return flag != nullptr || !knob->used() ? Status() : take("--" + setting.flag + "=0");
+  }
+
+  // In a file: whether something stronger has said it already.
+  bool is_overridden(const std::string& subject) {
+    if (subject.empty()) return false;  // of which there may be several
+    if (in_file_ && given_.contains(subject)) return true;
+    (in_file_ ? given_by_file_ : given_).insert(subject);
+    return false;
   }
 
   Result<std::string> value() {
@@ -116,6 +210,10 @@ class Parser {
       text = std::move(*given);
     }
     if (attached_) return refused(spelling_ + " takes no value");
+    if (flag.action == FlagAction::kSetKnob) {
+      options_.environment["KHORUS_" + std::string(flag.knob)] = flag.knob_value;
+      return Status();
+    }
     return apply(flag.action, text);
   }
 
@@ -183,6 +281,12 @@ class Parser {
       case FlagAction::kMpi:
         options_.mpi = true;
         break;
+      case FlagAction::kGloo:
+        options_.mpi = false;
+        break;
+      case FlagAction::kConfigFile:
+        config_files_.push_back(text);
+        break;
       case FlagAction::kMpiArguments:
         options_.mpi_args = text;
         break;
@@ -191,9 +295,6 @@ class Parser {
         break;
       case FlagAction::kPythonPackage:
         options_.python_package = text;
-        break;
-      case FlagAction::kDisableCache:
-        options_.environment["KHORUS_CACHE_CAPACITY"] = "0";
         break;
       case FlagAction::kHelp:
         options_.action = LaunchAction::kHelp;
@@ -207,6 +308,7 @@ class Parser {
       case FlagAction::kKnobsMarkdown:
         options_.action = LaunchAction::kKnobsMarkdown;
         break;
+      case FlagAction::kSetKnob:
       case FlagAction::kNothing:
       case FlagAction::kNotBuilt:
         break;
@@ -260,80 +362,31 @@ class Parser {
     const size_t equals = text.find('=');
     const std::string name = text.substr(0, equals);
     if (name.empty()) return refused(spelling_ + " \"" + text + "\": expected NAME or NAME=VALUE");
-    if (equals != std::string::npos) options_.environment[name] = text.substr(equals + 1);
+    if (equals != std::string::npos && !(in_file_ && options_.environment.contains(name))) {
+      options_.environment[name] = text.substr(equals + 1);
+    }
     options_.forwarded.push_back(name);
     return Status();
   }
 
-  Status check_nodes() {
-    LaunchOptions& options = options_;
-    if (options.node_rank >= options.nodes) {
-      return refused("--node-rank " + std::to_string(options.node_rank) + ": of " +
-                     std::to_string(options.nodes) + " nodes the last is " +
-                     std::to_string(options.nodes - 1));
-    }
-    if (options.rendezvous.empty() && !master_address_.empty()) {
-      const bool v6 = master_address_.find(':') != std::string::npos;
-      options.rendezvous =
-          (v6 ? "[" + master_address_ + "]" : master_address_) + ":" + std::to_string(master_port_);
-    }
-    if (options.nodes == 1) return Status();
-    const size_t colon = options.rendezvous.rfind(':');
-    if (colon == std::string::npos || colon == 0 || colon + 1 == options.rendezvous.size()) {
-      return refused("--nnodes " + std::to_string(options.nodes) +
-                     " needs --rdzv-endpoint HOST:PORT, an address of node 0");
-    }
-    if (options.mpi || !options.hosts.empty() || options.restarts > 0) {
-      return refused("--nnodes does not go with -H, --mpi or --reset-limit");
-    }
-    if (options.rendezvous_id.empty() || options.rendezvous_id.size() > 48) {
-      return refused("--rdzv-id \"" + options.rendezvous_id + "\": expected 1 to 48 characters");
-    }
-    return Status();
-  }
-
-  Status check() {
-    if (Status status = check_nodes(); !status.ok()) return status;
-    if (!options_.mpi && !options_.mpi_args.empty()) {
-      return refused("--mpi-args \"" + options_.mpi_args + "\" need --mpi");
-    }
-    if (options_.mpi && options_.restarts > 0) {
-      return refused("--reset-limit " + std::to_string(options_.restarts) +
-                     " does not go with --mpi: mpirun ends a job that lost a rank");
-    }
-    options_.hosts = merge_hosts(std::move(options_.hosts));
-    int slots = 0;
-    for (const Host& host : options_.hosts) {
-      slots += host.slots;
-      if (options_.mpi && !host.here) {
-        return refused("host \"" + host.name +
-                       "\": with --mpi, mpirun is told of other hosts: --mpi-args=\"-H ...\"");
-      }
-    }
-    if (options_.processes == 0) options_.processes = slots;
-    if (options_.processes == 0) return refused("how many ranks? Give -np N");
-    if (slots > 0 && options_.processes > slots) {
-      return refused("-np " + std::to_string(options_.processes) + " is more than the " +
-                     std::to_string(slots) + " slots of the hosts");
-    }
-    if (options_.program.empty()) {
-      return refused("which program? khorusrun -np N PROGRAM [ARGUMENTS]");
-    }
-    return Status();
-  }
-
   std::span<const std::string> left_;
+  const std::map<std::string, std::string>& around_;
   LaunchOptions options_;
   std::string spelling_;                 // of the flag under way, as it was given
   std::optional<std::string> attached_;  // its value, of "--flag=value"
+  std::vector<std::string> config_files_;
+  std::set<std::string> given_;          // the subjects of what cannot be overridden any more
+  std::set<std::string> given_by_file_;  // of the file under way
+  bool in_file_ = false;
   std::string master_address_;
   int master_port_ = 29500;  // as torchrun's
 };
 
 }  // namespace
 
-Result<LaunchOptions> parse_options(std::span<const std::string> arguments) {
-  return Parser(arguments).parse();
+Result<LaunchOptions> parse_options(std::span<const std::string> arguments,
+                                    const std::map<std::string, std::string>& variables) {
+  return Parser(arguments, variables).parse();
 }
 
 }  // namespace khorus::launch

@@ -47,8 +47,13 @@ struct LaunchOptions {
   int world_size() const { return nodes * processes; }
 };
 
-// `arguments` without the launcher's own name. InvalidArgument says which option, and why.
-Result<LaunchOptions> parse_options(std::span<const std::string> arguments);
+// `arguments` without the launcher's own name; `variables` are this process's environment, for what
+// they leave open (allocation.h). InvalidArgument says which option or variable, and why.
+Result<LaunchOptions> parse_options(std::span<const std::string> arguments,
+                                    const std::map<std::string, std::string>& variables = {});
+
+// Fills in what follows from the rest; InvalidArgument: options that do not go together.
+Status check(LaunchOptions* options);
 
 // One flag that is no knob.
 enum class FlagAction : uint8_t {
@@ -70,6 +75,7 @@ enum class FlagAction : uint8_t {
   kRestarts,
   kVerbose,
   kMpi,
+  kGloo,
   kMpiArguments,
   kAsHorovod,
   kPythonPackage,
@@ -79,7 +85,8 @@ enum class FlagAction : uint8_t {
   kRendezvousId,
   kMasterAddress,
   kMasterPort,
-  kDisableCache,
+  kConfigFile,
+  kSetKnob,   // to one value
   kNothing,   // says what is so anyway
   kNotBuilt,  // known from Horovod or torchrun, and refused
   kHelp,
@@ -93,6 +100,8 @@ struct Flag {
   std::string_view value;      // what it takes, for help; empty: nothing
   FlagAction action = FlagAction::kNothing;
   std::string_view sentence;
+  std::string_view knob = {};  // of kSetKnob
+  std::string_view knob_value = {};
 };
 std::span<const Flag> flags() noexcept;
 

@@ -2,7 +2,9 @@
 #include "core/launch/remote_host.h"
 
 #include <utility>
+#include <vector>
 
+#include "core/net/mac.h"
 #include "khorus/version.h"
 
 namespace khorus::launch {
@@ -39,6 +41,12 @@ void RemoteHost::grant() {
   // In few messages; an agent that has sent a whole window is waiting for one.
   if (owed_ < kGrantBytes) return;
   send(AgentCredit{std::exchange(owed_, 0)});
+}
+
+void RemoteHost::send(const LauncherMessage& message) {
+  std::vector<std::byte> bytes = encode(message);
+  stream_.send(bytes);
+  net::wipe(bytes);  // the plan holds the key
 }
 
 void RemoteHost::end() {

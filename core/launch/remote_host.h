@@ -38,7 +38,7 @@ class RemoteHost {
   const std::optional<AgentHello>& hello() const noexcept { return hello_; }
   bool is_over() const noexcept { return over_; }
 
-  void send(const LauncherMessage& message) { stream_.send(encode(message)); }
+  void send(const LauncherMessage& message);
   // This much output has found its reader, or will: it is granted again by grant().
   void owe(size_t bytes) { owed_ += bytes; }
   void grant();

@@ -1,4 +1,4 @@
-// See ssh.h; options as of ssh(1) and ssh_config(5).
+// See ssh.h; options as of ssh(1), ssh_config(5) and srun(1).
 #include "core/launch/ssh.h"
 
 #include "core/launch/mpirun.h"
@@ -17,9 +17,23 @@ std::string shell_quoted(const std::string& text) {
   return quoted + "'";
 }
 
+namespace {
+
+// A step of its own beside those that run, with all CPUs of the host. What the agent says is no
+// text: without --unbuffered it would wait for the end of a line.
+std::vector<std::string> srun_command(const Host& host, const std::string& remote_launcher,
+                                      int start_timeout_s) {
+  return {"srun",      "--nodes=1",       "--ntasks=1", "--nodelist=" + host.name,
+          "--overlap", "--cpu-bind=none", "--mpi=none", "--unbuffered",
+          "--quiet",   remote_launcher,   "--agent",    std::to_string(start_timeout_s)};
+}
+
+}  // namespace
+
 Result<std::vector<std::string>> ssh_command(const SshOptions& options, const Host& host,
                                              const std::string& remote_launcher,
                                              int start_timeout_s) {
+  if (options.by_srun) return srun_command(host, remote_launcher, start_timeout_s);
   Result<std::vector<std::string>> words = split_words("--ssh-command", options.command);
   if (!words.ok()) return words;
   if (words->empty()) {

@@ -39,6 +39,8 @@ class Acceptor::State : public std::enable_shared_from_this<Acceptor::State> {
   }
   void leave(const std::shared_ptr<Stranger>& stranger);
   void refuse(const std::shared_ptr<Stranger>& stranger, int32_t rank, const Status& why);
+  // Made for the first who needs it.
+  Result<std::shared_ptr<const TlsContext>> tls_context();
 
   AcceptorOptions options_;
   asio::io_context& io_;
@@ -46,6 +48,7 @@ class Acceptor::State : public std::enable_shared_from_this<Acceptor::State> {
   Watch watch_;  // borrows listening_'s descriptor
   asio::steady_timer pause_;
   std::set<std::shared_ptr<Stranger>> strangers_;
+  std::shared_ptr<const TlsContext> tls_context_;
   bool waiting_ = false;
   bool stopped_ = false;
 };
@@ -56,28 +59,40 @@ class Acceptor::State::Stranger : public std::enable_shared_from_this<Stranger> 
  public:
   Stranger(State* state, Socket socket)
       : state_(state),
-        socket_(std::move(socket)),
-        watch_(state->io_, socket_.fd()),
+        stream_(std::move(socket)),
+        watch_(state->io_, stream_.socket().fd()),
         deadline_(state->io_),
         handshake_(state->options_.key, state->options_.self, state->options_.peer_role,
                    state->options_.admission) {}
   ~Stranger() { close(); }
 
   void start() {
-    deadline_.expires_after(state_->options_.stranger_timeout);
+    deadline_.expires_at(came_ + state_->options_.stranger_timeout);
     deadline_.async_wait([self = shared_from_this()](const ErrorCode& error) {
       if (error || !self->alive_) return;
-      self->state_->refuse(self, self->handshake_.peer_rank(),
-                           Status(StatusCode::kTimeout, "a peer did not authenticate in time"));
+      self->refuse(Status(StatusCode::kTimeout, self->confirmed_
+                                                    ? "a peer did not begin TLS in time"
+                                                    : "a peer did not authenticate in time"));
     });
     wait();
   }
 
   void close() noexcept {
-    if (!std::exchange(alive_, false)) return;
+    alive_ = false;
+    resting_ = false;
     deadline_.cancel();
     watch_.release();
-    socket_.close();
+    stream_.socket().close();
+  }
+
+  // Closes it; its slot is left when it has been taken for long enough.
+  void turn_away() {
+    close();
+    resting_ = true;
+    deadline_.expires_at(came_ + state_->options_.slot_rest);
+    deadline_.async_wait([self = shared_from_this()](const ErrorCode& error) {
+      if (!error && self->resting_) self->state_->leave(self);
+    });
   }
 
  private:
@@ -88,14 +103,15 @@ class Acceptor::State::Stranger : public std::enable_shared_from_this<Stranger> 
   }
 
   void on_readable() {
-    const FixedReadResult result = greeted_ ? confirm_.read(&socket_) : hello_.read(&socket_);
+    if (confirmed_) return go_on_with_tls();
+    Socket* const socket = &stream_.socket();
+    const FixedReadResult result = greeted_ ? confirm_.read(socket) : hello_.read(socket);
     if (result.state == FixedReadResult::State::kMore) return wait();
     if (result.state == FixedReadResult::State::kOver) {
-      return state_->refuse(shared_from_this(), handshake_.peer_rank(),
-                            Status(StatusCode::kUnavailable,
-                                   "a peer " + result.reason + " before it had authenticated"));
+      return refuse(Status(StatusCode::kUnavailable,
+                           "a peer " + result.reason + " before it had authenticated"));
     }
-    if (greeted_) return finish();
+    if (greeted_) return confirm();
     greet();
   }
 
@@ -103,38 +119,66 @@ class Acceptor::State::Stranger : public std::enable_shared_from_this<Stranger> 
     const ResponderHandshake::Answer answer = handshake_.receive_hello(hello_.bytes());
     // A fresh socket takes these few bytes whole; one that does not is not worth waiting for.
     const bool written =
-        !answer.has_bytes || socket_.write_some(answer.bytes).bytes == answer.bytes.size();
-    if (!answer.status.ok() || !written) {
-      return state_->refuse(shared_from_this(), handshake_.peer_rank(),
-                            !answer.status.ok() ? answer.status
-                                                : Status(StatusCode::kUnavailable,
-                                                         "a peer does not take our answer"));
+        !answer.has_bytes || stream_.write_some(answer.bytes).bytes == answer.bytes.size();
+    if (!answer.status.ok()) return refuse(answer.status);
+    if (!written) {
+      return refuse(Status(StatusCode::kUnavailable, "a peer does not take our answer"));
     }
     greeted_ = true;
     on_readable();
   }
 
+  void confirm() {
+    if (Status status = handshake_.receive_confirm(confirm_.bytes()); !status.ok()) {
+      return refuse(status);
+    }
+    confirmed_ = true;
+    if (!state_->options_.self.tls) return finish();
+    const auto context = state_->tls_context();
+    if (!context.ok()) return refuse(context.status());
+    stream_.start_tls(*context, Tls::Side::kResponder, handshake_.tls_secret());
+    wait();
+  }
+
+  void go_on_with_tls() {
+    const Tls::Progress progress = stream_.handshake_tls();
+    if (progress.state == Tls::Progress::State::kMore) return wait();
+    if (progress.state == Tls::Progress::State::kOver) {
+      return refuse(
+          Status(StatusCode::kUnavailable, "rank " + std::to_string(handshake_.peer_rank()) + " " +
+                                               progress.reason + " before TLS stood"));
+    }
+    // Since it confirmed, another may have come as this rank.
+    const Status admitted = state_->options_.admission(handshake_.peer_rank());
+    if (!admitted.ok()) return refuse(admitted);
+    finish();
+  }
+
+  void refuse(const Status& why) {
+    state_->refuse(shared_from_this(), handshake_.peer_rank(), why);
+  }
+
   void finish() {
     const auto self = shared_from_this();
-    if (Status status = handshake_.receive_confirm(confirm_.bytes()); !status.ok()) {
-      return state_->refuse(self, handshake_.peer_rank(), status);
-    }
     alive_ = false;
     deadline_.cancel();
     watch_.release();
     state_->leave(self);
-    state_->options_.on_member(handshake_.peer_rank(), std::move(socket_), handshake_.keys());
+    state_->options_.on_member(handshake_.peer_rank(), std::move(stream_), handshake_.keys());
   }
 
-  State* state_;  // outlives us while alive_
-  Socket socket_;
+  State* state_;  // outlives us while alive_ or resting_
+  const std::chrono::steady_clock::time_point came_ = std::chrono::steady_clock::now();
+  Stream stream_;
   Watch watch_;
   asio::steady_timer deadline_;
   ResponderHandshake handshake_;
   FixedRead<kHelloBytes> hello_;
   FixedRead<kConfirmBytes> confirm_;
   bool greeted_ = false;
+  bool confirmed_ = false;
   bool alive_ = true;
+  bool resting_ = false;
 };
 
 void Acceptor::State::accept_next() {
@@ -171,9 +215,17 @@ void Acceptor::State::leave(const std::shared_ptr<Stranger>& stranger) {
 
 void Acceptor::State::refuse(const std::shared_ptr<Stranger>& stranger, int32_t rank,
                              const Status& why) {
-  stranger->close();
-  leave(stranger);
+  stranger->turn_away();
   options_.on_refused(rank, why);
+}
+
+Result<std::shared_ptr<const TlsContext>> Acceptor::State::tls_context() {
+  if (tls_context_ == nullptr) {
+    auto made = TlsContext::make();
+    if (!made.ok()) return made;
+    tls_context_ = std::move(*made);
+  }
+  return tls_context_;
 }
 
 void Acceptor::State::stop() noexcept {

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <memory>
 
+#include "core/net/quoted.h"
+
 namespace khorus::net {
 namespace {
 
@@ -65,19 +67,23 @@ std::string Address::to_string() const {
   return (family() == AF_INET6 ? "[" + host() + "]" : host()) + ":" + std::to_string(port());
 }
 
-Result<std::vector<Address>> resolve(const std::string& host_and_port) {
+namespace {
+
+// `flags`: of getaddrinfo(3).
+Result<std::vector<Address>> addresses_of(const std::string& host_and_port, int flags) {
   std::string host;
   std::string port;
   if (!split(host_and_port, &host, &port)) {
     return Status(StatusCode::kInvalidArgument,
-                  "\"" + host_and_port + "\" is not an address of the form host:port");
+                  quoted(host_and_port) + " is not an address of the form host:port");
   }
   addrinfo hints{};
+  hints.ai_flags = flags;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
   if (const int error = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &list); error != 0) {
     return Status(StatusCode::kUnavailable,
-                  "host \"" + host + "\" has no address: " + ::gai_strerror(error));
+                  "host " + quoted(host) + " has no address: " + ::gai_strerror(error));
   }
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(list, &::freeaddrinfo);
   std::vector<Address> out;
@@ -85,6 +91,19 @@ Result<std::vector<Address>> resolve(const std::string& host_and_port) {
     out.push_back(from_sockaddr(entry->ai_addr, entry->ai_addrlen));
   }
   return out;
+}
+
+}  // namespace
+
+Result<std::vector<Address>> resolve(const std::string& host_and_port) {
+  return addresses_of(host_and_port, 0);
+}
+
+Result<Address> numeric_address(const std::string& host_and_port) {
+  const Result<std::vector<Address>> addresses =
+      addresses_of(host_and_port, AI_NUMERICHOST | AI_NUMERICSERV);
+  if (!addresses.ok()) return addresses.status();
+  return addresses->front();
 }
 
 Address loopback_address() {
@@ -109,11 +128,10 @@ Result<Address> interface_address(const std::string& name_or_address) {
     if (family != AF_INET && family != AF_INET6) continue;
     const Address address = from_sockaddr(
         entry->ifa_addr, family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6));
-    std::string text = address.to_string();
-    text.resize(text.rfind(':'));
     if (std::ranges::find(names, entry->ifa_name) == names.end()) names.push_back(entry->ifa_name);
-    const bool matches = entry->ifa_name == name_or_address || text == name_or_address ||
-                         text == "[" + name_or_address + "]";
+    const std::string host = address.host();
+    const bool matches = entry->ifa_name == name_or_address || host == name_or_address ||
+                         "[" + host + "]" == name_or_address;
     if (matches && (!best.ok() || family == AF_INET)) best = address;
   }
   if (best.ok()) return best;

@@ -30,6 +30,8 @@ struct Address {
 
 // "host:port", "[::1]:port": every address the name stands for, at least one.
 Result<std::vector<Address>> resolve(const std::string& host_and_port);
+// The same without a name: what a rank has published. Asks nobody.
+Result<Address> numeric_address(const std::string& host_and_port);
 
 Address loopback_address();
 // The address of the network interface with this name, or this address itself; port 0. IPv4 is

@@ -6,6 +6,7 @@
 
 #include "core/base/assert.h"
 #include "core/net/little_endian.h"
+#include "core/net/quoted.h"
 
 namespace khorus::net {
 namespace {
@@ -16,6 +17,7 @@ constexpr size_t kLibraryVersionAt = 12;
 constexpr size_t kVerdictAt = 16;
 constexpr size_t kRoleAt = 17;
 constexpr size_t kPeerRoleAt = 18;
+constexpr size_t kTlsAt = 19;
 constexpr size_t kRankAt = 20;
 constexpr size_t kPeerRankAt = 24;
 constexpr size_t kEpochAt = 32;
@@ -29,6 +31,7 @@ constexpr std::string_view kResponderHello = "khorus responder hello";
 constexpr std::string_view kInitiatorConfirm = "khorus initiator confirm";
 constexpr std::string_view kKeyToResponder = "khorus key to responder";
 constexpr std::string_view kKeyToInitiator = "khorus key to initiator";
+constexpr std::string_view kTlsSecret = "khorus tls secret";
 
 // What the responder says of a hello; travels on the wire: never renumber.
 enum class Verdict : uint8_t {
@@ -41,6 +44,7 @@ enum class Verdict : uint8_t {
   kRole = 6,
   kRank = 7,
   kNotAdmitted = 8,
+  kTls = 9,
 };
 
 // A hello as values.
@@ -70,6 +74,7 @@ Status write_hello(const Hello& hello, HelloBytes* out) {
   write_versions(hello.self, hello.verdict, out);
   (*out)[kRoleAt] = static_cast<std::byte>(hello.self.role);
   (*out)[kPeerRoleAt] = static_cast<std::byte>(hello.peer_role);
+  (*out)[kTlsAt] = static_cast<std::byte>(hello.self.tls);
   put_little_endian(out->data() + kRankAt, hello.self.rank);
   put_little_endian(out->data() + kPeerRankAt, hello.peer_rank);
   put_little_endian(out->data() + kEpochAt, hello.self.epoch);
@@ -85,6 +90,7 @@ Hello read_hello(std::span<const std::byte, kHelloBytes> bytes) {
   hello.verdict = static_cast<Verdict>(bytes[kVerdictAt]);
   hello.self.role = static_cast<Role>(bytes[kRoleAt]);
   hello.peer_role = static_cast<Role>(bytes[kPeerRoleAt]);
+  hello.self.tls = bytes[kTlsAt] != std::byte{0};
   hello.self.rank = get_little_endian<int32_t>(bytes.data() + kRankAt);
   hello.peer_rank = get_little_endian<int32_t>(bytes.data() + kPeerRankAt);
   hello.self.epoch = get_little_endian<uint64_t>(bytes.data() + kEpochAt);
@@ -122,14 +128,13 @@ std::string version_text(uint32_t version) {
          std::to_string(version & 0xff);
 }
 
-std::string printable(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) out += (c >= ' ' && c <= '~') ? c : '?';
-  return out + "\"";
-}
-
 std::string rank_text(int32_t rank) {
   return rank < 0 ? "no rank" : "rank " + std::to_string(rank);
+}
+
+// "rank 3", "a store server"
+std::string member_text(const Identity& who) {
+  return who.rank >= 0 ? rank_text(who.rank) : "a " + std::string(to_string(who.role));
 }
 
 // One way in which the two ends differ.
@@ -160,8 +165,8 @@ std::optional<Difference> version_difference(const Identity& self, const Identit
 std::optional<Difference> difference(const Identity& self, const Hello& peer, Role peer_role) {
   if (auto version = version_difference(self, peer.self)) return version;
   if (self.job_id != peer.self.job_id) {
-    return Difference{Verdict::kJob, "the peer belongs to job " + printable(peer.self.job_id) +
-                                         ", this process to job " + printable(self.job_id)};
+    return Difference{Verdict::kJob, "the peer belongs to job " + quoted(peer.self.job_id) +
+                                         ", this process to job " + quoted(self.job_id)};
   }
   if (self.epoch != peer.self.epoch) {
     return Difference{Verdict::kEpoch, "the peer is in epoch " + std::to_string(peer.self.epoch) +
@@ -173,6 +178,13 @@ std::optional<Difference> difference(const Identity& self, const Hello& peer, Ro
                           " and looks for a " + std::string(to_string(peer.peer_role)) +
                           ", this process is a " + std::string(to_string(self.role)) +
                           " and expects a " + std::string(to_string(peer_role))};
+  }
+  if (peer.self.tls != self.tls) {
+    return Difference{Verdict::kTls, "the peer, " + member_text(peer.self) +
+                                         ", has KHORUS_TLS=" + std::to_string(peer.self.tls) +
+                                         ", this process, " + member_text(self) +
+                                         ", KHORUS_TLS=" + std::to_string(self.tls) +
+                                         "; set the same for khorusrun and all ranks"};
   }
   if (peer.peer_rank != self.rank) {
     return Difference{Verdict::kRank, "the peer, " + rank_text(peer.self.rank) + ", looks for " +
@@ -247,6 +259,8 @@ Result<ConfirmBytes> InitiatorHandshake::receive_hello(
   return Mac(key_.bytes()).compute(kInitiatorConfirm, own_, peer_);
 }
 
+SecretBytes InitiatorHandshake::tls_secret() const { return derive(key_, kTlsSecret, own_, peer_); }
+
 SessionKeys InitiatorHandshake::keys() const {
   return {derive(key_, kKeyToResponder, own_, peer_), derive(key_, kKeyToInitiator, own_, peer_)};
 }
@@ -295,6 +309,8 @@ Status ResponderHandshake::receive_confirm(std::span<const std::byte, kConfirmBy
   }
   return admission_(peer_rank_);
 }
+
+SecretBytes ResponderHandshake::tls_secret() const { return derive(key_, kTlsSecret, peer_, own_); }
 
 SessionKeys ResponderHandshake::keys() const {
   return {derive(key_, kKeyToInitiator, peer_, own_), derive(key_, kKeyToResponder, peer_, own_)};

@@ -32,7 +32,7 @@ inline constexpr size_t kMaxJobIdBytes = 64;
 inline constexpr uint32_t kLibraryVersion =
     (KHORUS_VERSION_MAJOR << 16) | (KHORUS_VERSION_MINOR << 8) | KHORUS_VERSION_PATCH;
 
-// Who one end is. Both ends of a connection must agree in job_id, epoch and both versions.
+// Who one end is. Both ends of a connection must agree in job_id, epoch, tls and both versions.
 struct Identity {
   Role role = Role::kRank;
   int32_t rank = -1;  // -1: none (a store server, the launcher)
@@ -40,6 +40,7 @@ struct Identity {
   std::string job_id;  // at most kMaxJobIdBytes bytes, without NUL
   uint32_t wire_version = kWireVersion;
   uint32_t library_version = kLibraryVersion;
+  bool tls = false;  // whether TLS begins behind this handshake (tls.h); acts on nothing here
 };
 
 // Sizes on the wire; the same in every wire version, so that versions can refuse each other.
@@ -65,8 +66,9 @@ class InitiatorHandshake {
   Result<HelloBytes> hello();
   // The answer to hello(). PermissionDenied says what differs, naming both values.
   Result<ConfirmBytes> receive_hello(std::span<const std::byte, kHelloBytes> answer);
-  // REQUIRES: receive_hello() succeeded.
+  // REQUIRES (both): receive_hello() succeeded.
   SessionKeys keys() const;
+  SecretBytes tls_secret() const;
 
  private:
   JobKey key_;
@@ -93,8 +95,9 @@ class ResponderHandshake {
   Answer receive_hello(std::span<const std::byte, kHelloBytes> hello);
   // Only after this is the peer known to hold the key now. Asks the admission again.
   Status receive_confirm(std::span<const std::byte, kConfirmBytes> confirm);
-  // REQUIRES: receive_confirm() succeeded.
+  // REQUIRES (both): receive_confirm() succeeded.
   SessionKeys keys() const;
+  SecretBytes tls_secret() const;
   // The rank that the peer claims, once receive_hello() has verified it; else -1.
   int32_t peer_rank() const noexcept { return peer_rank_; }
 

@@ -16,8 +16,8 @@ Status over(const std::string& reason) { return Status(StatusCode::kUnavailable,
 
 }  // namespace
 
-Connection::Connection(Socket socket, const SessionKeys& keys, ConnectionLimits limits)
-    : socket_(std::move(socket)),
+Connection::Connection(Stream stream, const SessionKeys& keys, ConnectionLimits limits)
+    : stream_(std::move(stream)),
       seal_(keys.send),
       open_(keys.receive, limits.max_payload_bytes),
       limits_(limits) {}
@@ -31,7 +31,7 @@ Status Connection::send(std::span<const std::byte> payload) {
   const FrameHeader header = seal_.seal(payload);
   size_t written = 0;
   if (!has_unsent()) {
-    const Socket::Transfer transfer = socket_.write_some(header, payload);
+    const Socket::Transfer transfer = stream_.write_some(header, payload);
     if (transfer.kind == Socket::Transfer::Kind::kOver) return over(transfer.reason);
     written = transfer.bytes;
   }
@@ -49,7 +49,8 @@ Status Connection::send(std::span<const std::byte> payload) {
 
 Status Connection::flush() {
   while (has_unsent()) {
-    const Socket::Transfer transfer = socket_.write_some(std::span(unsent_).subspan(unsent_at_));
+    const auto rest = std::span(unsent_).subspan(unsent_at_);
+    const Socket::Transfer transfer = rest.empty() ? stream_.flush() : stream_.write_some(rest);
     if (transfer.kind == Socket::Transfer::Kind::kOver) return over(transfer.reason);
     if (transfer.kind == Socket::Transfer::Kind::kWouldBlock) return {};
     unsent_at_ += transfer.bytes;
@@ -61,10 +62,12 @@ Status Connection::flush() {
 }
 
 Status Connection::receive(const OnFrame& on_frame) {
-  for (size_t total = 0; total < kMaxBytesPerReceive;) {
+  for (size_t total = 0;;) {
     make_room();
     const auto room = std::span(received_).subspan(end_);
-    const Socket::Transfer transfer = socket_.read_some(room);
+    // When it is enough for one call, only what no readable socket would tell of any more.
+    const Socket::Transfer transfer =
+        total < kMaxBytesPerReceive ? stream_.read_some(room) : stream_.read_buffered(room);
     if (transfer.kind == Socket::Transfer::Kind::kWouldBlock) break;
     if (transfer.kind == Socket::Transfer::Kind::kOver) return over(transfer.reason);
     end_ += transfer.bytes;

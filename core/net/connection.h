@@ -1,4 +1,4 @@
-// Connection: an authenticated socket that carries whole frames, without blocking and without an
+// Connection: an authenticated stream that carries whole frames, without blocking and without an
 // event loop.
 //
 // Who owns one waits for readability (always) and writability (while has_unsent()) as it likes:
@@ -14,7 +14,7 @@
 
 #include "core/net/authentication.h"
 #include "core/net/frame_seal.h"
-#include "core/net/socket.h"
+#include "core/net/stream.h"
 #include "khorus/status.h"
 
 namespace khorus::net {
@@ -29,12 +29,12 @@ class Connection {
  public:
   using OnFrame = std::function<void(std::span<const std::byte> payload)>;
 
-  Connection(Socket socket, const SessionKeys& keys, ConnectionLimits limits = {});
+  Connection(Stream stream, const SessionKeys& keys, ConnectionLimits limits = {});
 
   // Seals the payload and writes what the kernel takes; keeps the rest. Not ok: the connection is
   // over for writing (what came in may still be received).
   Status send(std::span<const std::byte> payload);
-  bool has_unsent() const noexcept { return unsent_at_ < unsent_.size(); }
+  bool has_unsent() const noexcept { return unsent_at_ < unsent_.size() || stream_.has_unsent(); }
   // Writes what the kernel takes of the rest.
   Status flush();
 
@@ -42,13 +42,13 @@ class Connection {
   // the connection is over, and every frame before its end has been handed over.
   Status receive(const OnFrame& on_frame);
 
-  Socket& socket() noexcept { return socket_; }
+  Socket& socket() noexcept { return stream_.socket(); }
 
  private:
   Status open_frames(const OnFrame& on_frame);
   void make_room();
 
-  Socket socket_;
+  Stream stream_;
   FrameSeal seal_;
   FrameOpen open_;
   ConnectionLimits limits_;

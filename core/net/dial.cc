@@ -11,7 +11,7 @@
 namespace khorus::net {
 namespace {
 
-// One attempt: connect, hello, answer, confirm. Kept alive by its pending waits.
+// One attempt: connect, hello, answer, confirm, perhaps TLS. Kept alive by its pending waits.
 class Dial : public std::enable_shared_from_this<Dial> {
  public:
   using OnDone = std::function<void(Result<Dialed>)>;
@@ -34,8 +34,8 @@ class Dial : public std::enable_shared_from_this<Dial> {
                  [self = shared_from_this(), status = socket.status()] { self->finish(status); });
       return;
     }
-    socket_ = std::move(*socket);
-    watch_.assign(socket_.fd());
+    stream_ = std::move(*socket);
+    watch_.assign(stream_.socket().fd());
     wait(Watch::kWrite, &Dial::on_connected);
   }
 
@@ -47,18 +47,18 @@ class Dial : public std::enable_shared_from_this<Dial> {
   }
 
   void on_connected() {
-    if (Status status = socket_.connect_result(options_.address); !status.ok()) {
+    if (Status status = stream_.socket().connect_result(options_.address); !status.ok()) {
       return finish(status);
     }
     const Result<HelloBytes> hello = handshake_.hello();
     if (!hello.ok()) return finish(hello.status());
-    if (socket_.write_some(*hello).bytes != hello->size()) return finish(hung_up("took no hello"));
+    if (stream_.write_some(*hello).bytes != hello->size()) return finish(hung_up("took no hello"));
     step_ = "it has accepted the connection but does not answer our hello";
     wait(Watch::kRead, &Dial::on_answer);
   }
 
   void on_answer() {
-    const FixedReadResult read = answer_.read(&socket_);
+    const FixedReadResult read = answer_.read(&stream_.socket());
     if (read.state == FixedReadResult::State::kMore) {
       return wait(Watch::kRead, &Dial::on_answer);
     }
@@ -68,10 +68,31 @@ class Dial : public std::enable_shared_from_this<Dial> {
       return finish(Status(confirm.status().code(),
                            options_.address.to_string() + ": " + confirm.status().message()));
     }
-    if (socket_.write_some(*confirm).bytes != confirm->size()) {
+    if (stream_.write_some(*confirm).bytes != confirm->size()) {
       return finish(hung_up("took no confirmation"));
     }
-    finish(Dialed{Socket(), handshake_.keys()});
+    if (options_.self.tls) return start_tls();
+    finish(Dialed{Stream(), handshake_.keys()});
+  }
+
+  void start_tls() {
+    const auto context = TlsContext::make();
+    if (!context.ok()) return finish(context.status());
+    stream_.start_tls(*context, Tls::Side::kInitiator, handshake_.tls_secret());
+    step_ = "it knows the key, but does not answer under TLS";
+    go_on_with_tls();
+  }
+
+  void go_on_with_tls() {
+    const Tls::Progress progress = stream_.handshake_tls();
+    switch (progress.state) {
+      case Tls::Progress::State::kMore:
+        return wait(Watch::kRead, &Dial::go_on_with_tls);
+      case Tls::Progress::State::kOver:
+        return finish(hung_up(progress.reason));
+      case Tls::Progress::State::kDone:
+        return finish(Dialed{Stream(), handshake_.keys()});
+    }
   }
 
   Status hung_up(const std::string& how) const {
@@ -89,13 +110,16 @@ class Dial : public std::enable_shared_from_this<Dial> {
     if (!on_done_) return;
     timer_.cancel();
     watch_.release();
-    if (result.ok()) result->socket = std::move(socket_);
-    socket_.close();
+    if (result.ok()) {
+      result->stream = std::move(stream_);
+    } else {
+      stream_.socket().close();
+    }
     std::exchange(on_done_, nullptr)(std::move(result));
   }
 
   const DialOptions options_;
-  Socket socket_;
+  Stream stream_;
   Watch watch_;
   asio::steady_timer timer_;
   InitiatorHandshake handshake_;

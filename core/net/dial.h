@@ -9,7 +9,7 @@
 
 #include "core/net/asio.h"
 #include "core/net/authentication.h"
-#include "core/net/socket.h"
+#include "core/net/stream.h"
 
 namespace khorus::net {
 
@@ -22,9 +22,9 @@ struct DialOptions {
   std::chrono::steady_clock::time_point deadline;
 };
 
-// An authenticated socket.
+// An authenticated connection, under TLS if options.self.tls.
 struct Dialed {
-  Socket socket;
+  Stream stream;
   SessionKeys keys;
 };
 

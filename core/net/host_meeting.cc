@@ -139,8 +139,9 @@ class Host {
         listening_(std::move(listening)),
         came_(static_cast<size_t>(options.size), false) {}
 
-  // True when all are there.
+  // True when all are there. False: the time is over, or one has left().
   bool wait_for_all(Clock::time_point deadline);
+  const std::optional<int>& left() const { return left_; }
   void answer_all(const Answer& answer) {
     for (Guest& guest : guests_) {
       if (guest.rank >= 0) say(&guest, answer);
@@ -162,11 +163,12 @@ class Host {
   Socket listening_;
   std::vector<Guest> guests_;
   std::vector<bool> came_;
-  int count_ = 1;  // with rank 0
+  int count_ = 1;            // with rank 0
+  std::optional<int> left_;  // a rank that had come
 };
 
 bool Host::wait_for_all(Clock::time_point deadline) {
-  while (count_ < options_.size && Clock::now() < deadline) {
+  while (count_ < options_.size && !left_ && Clock::now() < deadline) {
     std::vector<pollfd> entries{{listening_.fd(), POLLIN, 0}};
     for (const Guest& guest : guests_) entries.push_back({guest.socket.fd(), POLLIN, 0});
     wait_readable(&entries, deadline);
@@ -190,12 +192,12 @@ bool Host::listen_to(Guest* guest) {
   if (read.state == FixedReadResult::State::kOver) return false;
   if (read.state == FixedReadResult::State::kMore) return true;
   if (guest->rank >= 0) {
-    // It has said everything: what is readable now is its end, before it has got its answer.
+    // It has said everything: what is readable now is its end, before it has got its answer. It
+    // does not come again: the next init() meets under another name.
     std::byte more{};
     const Socket::Transfer transfer = guest->socket.read_some(std::span(&more, 1));
     if (transfer.kind == Socket::Transfer::Kind::kWouldBlock) return true;
-    came_[static_cast<size_t>(guest->rank)] = false;
-    --count_;
+    left_ = guest->rank;
     return false;
   }
   Question question;
@@ -247,6 +249,14 @@ Status no_show(const HostMeetingOptions& options, const std::string& who) {
                     " ranks run on one host and call init(), or raise KHORUS_START_TIMEOUT");
 }
 
+Status has_left(const HostMeetingOptions& options, int rank) {
+  return Status(StatusCode::kPeerLost,
+                "rank " + std::to_string(rank) + " had come to the meeting of job " +
+                    options.job_id + " on this host, and ended or gave up before all were there; " +
+                    "see its output for the reason",
+                rank);
+}
+
 // A connection to rank 0, by our own user.
 Result<Socket> call_rank_0(const HostMeetingOptions& options, Clock::time_point deadline) {
   const Name first = name_of(options, 0);
@@ -279,7 +289,12 @@ Status invite(const HostMeetingOptions& options, const HostInvitation& invitatio
   for (int rank = 1; rank < options.size; ++rank) static_cast<void>(call(name_of(options, rank)));
   Host host(options, std::move(*listening));
   Status status;
-  if (!host.wait_for_all(deadline)) status = no_show(options, host.missing());
+  const bool complete = host.wait_for_all(deadline);
+  if (host.left()) {
+    status = has_left(options, *host.left());
+  } else if (!complete) {
+    status = no_show(options, host.missing());
+  }
   Answer answer;
   answer.code = static_cast<int32_t>(status.code());
   if (status.ok()) {

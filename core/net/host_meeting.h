@@ -9,7 +9,8 @@
 // doorbell), then calls rank 0; rank 0 first listens, then rings at every doorbell. Whoever comes
 // second finds the other, so one of the two calls always gets through.
 //
-// All get their answer when all have come, so that a rank that is missing is named everywhere.
+// All get their answer when all have come, so that a rank that is missing is named everywhere; or
+// when one has left that had come, because its process has ended.
 //
 // Thread rule: each call blocks its thread until its time is over.
 #pragma once
@@ -37,7 +38,7 @@ struct HostInvitation {
 };
 
 // Rank 0: waits for all others and gives each the invitation. Timeout names the ranks that did not
-// come; Unavailable names who has the meeting's name.
+// come; PeerLost the one that has left; Unavailable names who has the meeting's name.
 Status invite(const HostMeetingOptions& options, const HostInvitation& invitation);
 
 // Every other rank. Timeout; PermissionDenied: somebody else's process has the name; or rank 0's

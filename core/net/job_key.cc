@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -17,6 +18,7 @@ namespace khorus::net {
 namespace {
 
 constexpr size_t kHexDigits = 2 * JobKey::kBytes;
+constexpr std::array<std::byte, JobKey::kBytes> kZeros{};
 
 // Closes on scope exit.
 struct Descriptor {
@@ -90,26 +92,26 @@ bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {
 
 }  // namespace
 
-JobKey::~JobKey() { wipe(bytes_); }
-
-bool JobKey::is_set() const noexcept {
-  return !equal_in_constant_time(bytes_, std::array<std::byte, kBytes>{});
+std::span<const std::byte, JobKey::kBytes> JobKey::bytes() const noexcept {
+  return page_ ? page_->bytes() : std::span<const std::byte, kBytes>(kZeros);
 }
 
+bool JobKey::is_set() const noexcept { return !equal_in_constant_time(bytes(), kZeros); }
+
 bool JobKey::operator==(const JobKey& other) const noexcept {
-  return equal_in_constant_time(bytes_, other.bytes_);
+  return equal_in_constant_time(bytes(), other.bytes());
 }
 
 Result<JobKey> JobKey::generate() {
-  JobKey key;
-  if (Status status = fill_random(key.bytes_); !status.ok()) return status;
-  return key;
+  const auto page = std::make_shared<KeyPage>();
+  if (Status status = fill_random(page->bytes()); !status.ok()) return status;
+  return JobKey(page);
 }
 
 JobKey JobKey::from_bytes(std::span<const std::byte, kBytes> bytes) {
-  JobKey key;
-  std::ranges::copy(bytes, key.bytes_.begin());
-  return key;
+  const auto page = std::make_shared<KeyPage>();
+  std::ranges::copy(bytes, page->bytes().begin());
+  return JobKey(page);
 }
 
 Result<JobKey> JobKey::from_file(const std::string& path) {
@@ -123,14 +125,15 @@ Result<JobKey> JobKey::from_file(const std::string& path) {
   const ssize_t size = read_all(file.fd, text.bytes);
   const bool newline = size == static_cast<ssize_t>(kHexDigits) + 1 &&
                        text.bytes[kHexDigits] == static_cast<std::byte>('\n');
-  JobKey key;
+  const auto page = std::make_shared<KeyPage>();
   bool valid = newline || size == static_cast<ssize_t>(kHexDigits);
   for (size_t i = 0; valid && i < kBytes; ++i) {
     const int high = hex_value(text.bytes[2 * i]);
     const int low = hex_value(text.bytes[2 * i + 1]);
     valid = high >= 0 && low >= 0;
-    key.bytes_[i] = static_cast<std::byte>((high << 4 | low) & 0xff);
+    page->bytes()[i] = static_cast<std::byte>((high << 4 | low) & 0xff);
   }
+  JobKey key(page);
   if (!valid || !key.is_set()) {
     return Status(
         StatusCode::kInvalidArgument,
@@ -144,13 +147,13 @@ Result<JobKey> JobKey::from_fd(int fd) {
   const std::string name = "descriptor " + std::to_string(fd);
   if (fd < 0) return Status(StatusCode::kInvalidArgument, name + " holds no job key");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  JobKey key;
+  const auto page = std::make_shared<KeyPage>();
   size_t done = 0;
   while (done < kBytes) {
     if (!wait_readable(fd, deadline)) {
       return Status(StatusCode::kTimeout, "the job key did not arrive on " + name + " within 10 s");
     }
-    const ssize_t n = ::read(fd, key.bytes_.data() + done, kBytes - done);
+    const ssize_t n = ::read(fd, page->bytes().data() + done, kBytes - done);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n <= 0) {
       return Status(StatusCode::kInvalidArgument,
@@ -159,6 +162,7 @@ Result<JobKey> JobKey::from_fd(int fd) {
     }
     done += static_cast<size_t>(n);
   }
+  JobKey key(page);
   if (!key.is_set()) {
     return Status(StatusCode::kInvalidArgument, "the job key on " + name + " is all zero");
   }
@@ -168,7 +172,7 @@ Result<JobKey> JobKey::from_fd(int fd) {
 Status JobKey::write_to_fd(int fd) const {
   size_t done = 0;
   while (done < kBytes) {
-    const ssize_t n = ::write(fd, bytes_.data() + done, kBytes - done);
+    const ssize_t n = ::write(fd, bytes().data() + done, kBytes - done);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
       return Status(StatusCode::kUnavailable, "the job key cannot be written to descriptor " +

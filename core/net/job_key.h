@@ -1,30 +1,30 @@
 // JobKey: the 256-bit secret that every member of a job knows and nobody else.
 //
-// A value that is wiped when it is destroyed and has no printing operator; it never appears in
-// argv, environment or logs. The launcher generates it and passes it by inherited descriptor.
+// A value that has no printing operator; it never appears in argv, environment or logs. The
+// launcher generates it and passes it by inherited descriptor. All copies share one page
+// (key_page.h), which is in no core dump and wiped with the last of them.
 //
 // Thread rule: a value; each copy to one thread at a time.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <iosfwd>
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
+#include "core/net/key_page.h"
 #include "khorus/status.h"
 
 namespace khorus::net {
 
 class JobKey {
  public:
-  static constexpr size_t kBytes = 32;
+  static constexpr size_t kBytes = KeyPage::kBytes;
 
   // All zero, which no handshake accepts: see is_set().
   JobKey() = default;
-  ~JobKey();
-  JobKey(const JobKey&) = default;
-  JobKey& operator=(const JobKey&) = default;
 
   // Fresh from the system's generator.
   static Result<JobKey> generate();
@@ -38,13 +38,15 @@ class JobKey {
   // Writes the 32 raw bytes, for from_fd() of another process. Does not close `fd`.
   Status write_to_fd(int fd) const;
 
-  std::span<const std::byte, kBytes> bytes() const noexcept { return bytes_; }
+  std::span<const std::byte, kBytes> bytes() const noexcept;
   bool is_set() const noexcept;
   // In constant time.
   bool operator==(const JobKey& other) const noexcept;
 
  private:
-  std::array<std::byte, kBytes> bytes_{};
+  explicit JobKey(std::shared_ptr<const KeyPage> page) : page_(std::move(page)) {}
+
+  std::shared_ptr<const KeyPage> page_;  // nullptr: all zero
 };
 
 // A key does not reach a stream.

@@ -17,8 +17,6 @@ constexpr std::string_view kHere = "here";
 constexpr std::string_view kVoid = "void";
 constexpr std::string_view kEnded = "ended";
 
-std::string round_key(uint64_t round) { return "rounds/" + std::to_string(round); }
-
 std::string rank_key(uint64_t round, int rank) {
   return round_key(round) + "/" + std::to_string(rank);
 }
@@ -32,11 +30,6 @@ Result<bool> is_set(Store& store, const std::string& key) {
   if (value.ok()) return true;
   if (value.status().code() == StatusCode::kTimeout) return false;
   return value.status();
-}
-
-milliseconds left_until(steady_clock::time_point deadline) {
-  return std::max(milliseconds(1),
-                  std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now()));
 }
 
 // Nobody meets in `round` any more. Who is "here" stays so: it is void all the same, unless all
@@ -89,11 +82,13 @@ Result<bool> meet_in(Store& store, const RoundSeeker& seeker, uint64_t round,
 
 }  // namespace
 
+std::string round_key(uint64_t round) { return "rounds/" + std::to_string(round); }
+
 Status allow_rounds(Store& store) { return store.set(kRestarting, bytes_of(kHere)); }
 
-Result<uint64_t> begin_round(Store& store, uint64_t first, int size) {
+Result<uint64_t> begin_round(Store& store, uint64_t first, int size, const std::string& by) {
   for (uint64_t round = first;; ++round) {
-    const Result<bool> begun = begin(store, round, "launcher", size);
+    const Result<bool> begun = begin(store, round, by, size);
     if (!begun.ok()) return begun.status();
     if (*begun) return round;
   }

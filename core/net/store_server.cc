@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include <future>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -48,10 +49,12 @@ struct StoreServer::Impl {
 
   void run();
   void stop();
+  void wait_until_left(std::chrono::milliseconds limit);
 
   Status admit() const;
-  void add_client(Socket socket, const SessionKeys& keys);
+  void add_client(Stream stream, const SessionKeys& keys);
   void remove_client(uint64_t id);
+  void tell_if_all_left();
   void on_request(uint64_t client, std::span<const std::byte> bytes);
   void on_set(uint64_t client, const StoreRequest& request);
   void on_get(uint64_t client, const StoreRequest& request);
@@ -68,6 +71,7 @@ struct StoreServer::Impl {
   std::map<std::string, std::vector<Waiter>> waiters;  // by key
   std::map<uint64_t, Client> clients;
   uint64_t next_client = 1;
+  std::shared_ptr<std::promise<void>> all_left;  // somebody waits for it
   std::optional<Acceptor> acceptor;
   std::once_flag stop_once;
   std::thread thread;
@@ -86,12 +90,13 @@ AcceptorOptions StoreServer::Impl::acceptor_options() {
   AcceptorOptions out;
   out.key = options.key;
   out.self = {Role::kStoreServer, -1, 0, options.job_id};
+  out.self.tls = options.tls;
   out.peer_role = Role::kStoreClient;
   out.max_strangers = options.max_strangers;
   out.stranger_timeout = options.stranger_timeout;
   out.admission = [this](int32_t) { return admit(); };
-  out.on_member = [this](int32_t, Socket socket, const SessionKeys& keys) {
-    add_client(std::move(socket), keys);
+  out.on_member = [this](int32_t, Stream stream, const SessionKeys& keys) {
+    add_client(std::move(stream), keys);
   };
   // The one turned away reports it; here it would only let strangers write our log.
   out.on_refused = [](int32_t, const Status&) {};
@@ -120,13 +125,28 @@ void StoreServer::Impl::stop() {
   });
 }
 
+void StoreServer::Impl::wait_until_left(std::chrono::milliseconds limit) {
+  const auto left = std::make_shared<std::promise<void>>();
+  asio::post(*io, [this, left] {
+    all_left = left;
+    tell_if_all_left();
+  });
+  left->get_future().wait_for(limit);
+}
+
+void StoreServer::Impl::tell_if_all_left() {
+  if (all_left == nullptr || !clients.empty()) return;
+  all_left->set_value();
+  all_left.reset();
+}
+
 Status StoreServer::Impl::admit() const {
   if (clients.size() < options.max_connections) return {};
   return Status(StatusCode::kUnavailable,
                 "the store has its " + std::to_string(options.max_connections) + " connections");
 }
 
-void StoreServer::Impl::add_client(Socket socket, const SessionKeys& keys) {
+void StoreServer::Impl::add_client(Stream stream, const SessionKeys& keys) {
   const uint64_t id = next_client++;
   Link::Events events;
   events.on_frame = [this, id](std::span<const std::byte> payload) { on_request(id, payload); };
@@ -135,7 +155,7 @@ void StoreServer::Impl::add_client(Socket socket, const SessionKeys& keys) {
   limits.max_payload_bytes = kMaxStoreMessageBytes;
   limits.max_unsent_bytes = 16 * kMaxStoreMessageBytes;
   auto link =
-      std::make_shared<Link>(*io, Connection(std::move(socket), keys, limits), std::move(events));
+      std::make_shared<Link>(*io, Connection(std::move(stream), keys, limits), std::move(events));
   clients.emplace(id, Client{link, 0});
   link->start();
 }
@@ -146,6 +166,7 @@ void StoreServer::Impl::remove_client(uint64_t id) {
   const bool waits = found->second.waiting > 0;
   found->second.link->close();
   clients.erase(found);
+  tell_if_all_left();
   if (!waits) return;
   for (auto entry = waiters.begin(); entry != waiters.end();) {
     std::erase_if(entry->second, [id](const Waiter& waiter) { return waiter.client == id; });
@@ -248,6 +269,10 @@ Result<std::unique_ptr<StoreServer>> StoreServer::start(const StoreServerOptions
 }
 
 const std::string& StoreServer::address() const noexcept { return impl_->address; }
+
+void StoreServer::wait_until_left(std::chrono::milliseconds limit) {
+  if (base::fork_generation() == impl_->fork_generation) impl_->wait_until_left(limit);
+}
 
 void StoreServer::stop() {
   if (base::fork_generation() == impl_->fork_generation) impl_->stop();

@@ -27,6 +27,7 @@ struct StoreServerOptions {
   size_t max_waiting_gets_per_connection = 256;
   int max_strangers = 64;
   std::chrono::milliseconds stranger_timeout{5'000};
+  bool tls = false;  // as all clients
 };
 
 class StoreServer {
@@ -38,6 +39,9 @@ class StoreServer {
   // "127.0.0.1:41234": what ranks are given as TcpStoreOptions::address.
   const std::string& address() const noexcept;
 
+  // Waits until no client is connected, at most for `limit`: for one who would take the store along
+  // while others still read there why. One waits at a time.
+  void wait_until_left(std::chrono::milliseconds limit);
   // Closes every connection and ends the thread; waits for no peer. Idempotent.
   void stop();
 

@@ -12,6 +12,7 @@
 #include "core/base/assert.h"
 #include "core/net/acceptor.h"
 #include "core/net/dial.h"
+#include "core/net/ended_ranks.h"
 #include "core/net/tree_links.h"
 #include "core/net/watch.h"
 #include "core/wire/rank_set.h"
@@ -24,6 +25,9 @@ using Clock = std::chrono::steady_clock;
 // The first frame of a child and of the parent. Documented in HANDSHAKE.md.
 constexpr std::string_view kReady = "ready";  // my whole subtree is connected
 constexpr std::string_view kGo = "go";        // the whole tree is
+
+// When a neighbour has gone: how long to wait for word of who ended first. It is under way already.
+constexpr std::chrono::milliseconds kWordOfEnd{1'000};
 
 std::string text_of(const Bytes& bytes) {
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -53,8 +57,11 @@ class Meeting {
 
   Result<std::unique_ptr<ControlChannel>> run() {
     if (Status status = listen_and_publish(); !status.ok()) return status;  // nobody is to blame
-    Status status = meet();
+    Status status = watch_others();
+    if (status.ok()) status = meet();
     acceptor_.reset();
+    if (status.code() == StatusCode::kUnavailable) status = cause_of(status);
+    watch_.reset();
     if (!status.ok()) return explain(status);
     links_->reset_stats();
     return std::unique_ptr<ControlChannel>(std::move(links_));
@@ -62,12 +69,9 @@ class Meeting {
 
  private:
   Status meet() {
-    if (options_.parent >= 0) {
-      if (Status status = call_parent(); !status.ok()) return status;
-    }
     std::vector<ChannelEvent> events;
     while (!tell_ready()) {
-      if (dial_failure_) return *dial_failure_;
+      if (failure_) return *failure_;
       if (Clock::now() >= deadline_) return Status(StatusCode::kTimeout, "");
       links_->poll(deadline_, &events);
       if (Status status = take(&events); !status.ok()) return status;
@@ -84,6 +88,7 @@ class Meeting {
     Result<Socket> listening = Socket::listen(*address);
     if (!listening.ok()) return listening.status();
     const std::string text = listening->local_address().to_string();
+    if (Status status = publish_process(); !status.ok()) return status;
     if (!options_.children.empty()) {
       acceptor_.emplace(links_->io(), std::move(*listening), acceptor_options());
       acceptor_->start();
@@ -93,7 +98,9 @@ class Meeting {
   }
 
   Identity identity() const {
-    return {Role::kRank, options_.rank, options_.epoch, options_.job_id};
+    Identity self{Role::kRank, options_.rank, options_.epoch, options_.job_id};
+    self.tls = options_.tls;
+    return self;
   }
 
   AcceptorOptions acceptor_options() {
@@ -104,8 +111,8 @@ class Meeting {
     out.max_strangers = options_.max_strangers;
     out.stranger_timeout = options_.stranger_timeout;
     out.admission = [this](int32_t rank) { return admit(rank); };
-    out.on_member = [this](int32_t rank, Socket socket, const SessionKeys& keys) {
-      links_->add(rank, std::move(socket), keys);
+    out.on_member = [this](int32_t rank, Stream stream, const SessionKeys& keys) {
+      links_->add(rank, std::move(stream), keys);
       links_->wake();
     };
     out.on_refused = [this](int32_t, const Status& why) { last_refusal_ = why.message(); };
@@ -126,26 +133,71 @@ class Meeting {
     return {};
   }
 
-  Status call_parent() {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Clock::now());
-    const auto value = options_.store->get(address_key(options_.epoch, options_.parent),
-                                           std::max(left, std::chrono::milliseconds(0)));
-    if (!value.ok()) return value.status();
-    const Result<std::vector<Address>> address = resolve(text_of(*value));
-    if (!address.ok()) return address.status();
-    const DialOptions dial_options{address->front(), options_.key,    identity(),
-                                   Role::kRank,      options_.parent, deadline_};
+  // Before the address: who reads that may read this.
+  Status publish_process() {
+    if (options_.ends_are_told || options_.processes.self == nullptr) return {};
+    const std::string process = options_.processes.self();
+    return options_.store->set(process_key(options_.epoch, options_.rank),
+                               std::as_bytes(std::span(process)));
+  }
+
+  Status watch_others() {
+    StartWatchOptions watch;
+    watch.store = options_.store;
+    watch.store_rank = options_.store_rank;
+    watch.size = options_.size;
+    watch.epoch = options_.epoch;
+    watch.parent = options_.parent;
+    watch.children = options_.children;
+    watch.host = options_.host;
+    watch.ends_are_told = options_.ends_are_told;
+    watch.processes = options_.processes;
+    watch.next_round = options_.next_round;
+    watch.parent_address = address_key(options_.epoch, options_.parent);
+    watch.on_parent_address = [this](const std::string& text) {
+      const Result<Address> address = numeric_address(text);
+      if (!address.ok()) return fail(address.status());
+      call_parent(*address);
+    };
+    watch.on_vain = [this](const Status& why) {
+      told_ = why;
+      fail(why);
+    };
+    Result<std::unique_ptr<StartWatch>> started = StartWatch::start(links_->io(), std::move(watch));
+    if (started.ok()) watch_ = std::move(*started);
+    return started.status();
+  }
+
+  void call_parent(const Address& address) {
+    const DialOptions dial_options{address,     options_.key,    identity(),
+                                   Role::kRank, options_.parent, deadline_};
     dial(links_->io(), dial_options, [this](Result<Dialed> dialed) {
-      links_->wake();
       if (!dialed.ok()) {
-        dial_failure_ =
+        return fail(
             Status(dialed.status().code(), "rank " + std::to_string(options_.parent) +
-                                               " cannot be reached: " + dialed.status().message());
-        return;
+                                               " cannot be reached: " + dialed.status().message()));
       }
-      links_->add(options_.parent, std::move(dialed->socket), dialed->keys);
+      links_->wake();
+      if (!is_over_) links_->add(options_.parent, std::move(dialed->stream), dialed->keys);
     });
-    return {};
+  }
+
+  // The first failure counts.
+  void fail(const Status& why) {
+    if (!failure_) failure_ = why;
+    links_->wake();
+  }
+
+  // A neighbour has gone, often because another rank ended before: whoever sees that tells all.
+  // This rank's own connections end first, so that its neighbours do not wait for it.
+  Status cause_of(const Status& status) {
+    is_over_ = true;
+    links_->close(Clock::now());
+    if (watch_ == nullptr || !watch_->may_hear()) return status;
+    const auto until = std::min(deadline_, Clock::now() + kWordOfEnd);
+    std::vector<ChannelEvent> ignored;
+    while (!told_ && Clock::now() < until) links_->poll(until, &ignored);
+    return told_ && told_->code() == StatusCode::kPeerLost ? *told_ : status;
   }
 
   // Sends ready up as soon as it is true. True: the whole tree is connected.
@@ -197,14 +249,16 @@ class Meeting {
   }
 
   Status explain(const Status& status) const {
+    const bool lost = status.code() == StatusCode::kPeerLost;
     const bool waited = status.code() == StatusCode::kTimeout;
-    if (!waited && status.code() != StatusCode::kUnavailable) return status;
+    if (!lost && !waited && status.code() != StatusCode::kUnavailable) return status;
     char seconds[32];
     std::snprintf(seconds, sizeof seconds, "%.1f s",
                   std::chrono::duration<double>(Clock::now() - started_).count());
     std::string text = "rank " + std::to_string(options_.rank) +
                        (options_.host.empty() ? "" : " on " + options_.host) + " waited " +
                        seconds + " for the job's " + std::to_string(options_.size) + " ranks: ";
+    if (lost) return Status(status.code(), text + status.message(), status.lost_rank());
     const wire::RankSet absent = absent_ranks();
     if (!absent.empty()) {
       text += (absent.count() == 1 ? "rank " : "ranks ") + absent.to_string() +
@@ -237,12 +291,15 @@ class Meeting {
   const Clock::time_point started_;
   const Clock::time_point deadline_;
   std::unique_ptr<TreeLinks> links_;
+  std::unique_ptr<StartWatch> watch_;
   std::optional<Acceptor> acceptor_;
   std::set<int> ready_;  // children whose subtree is connected
   bool told_ready_ = false;
   bool go_ = false;
   std::vector<ChannelEvent> early_;  // frames that came behind go
-  std::optional<Status> dial_failure_;
+  std::optional<Status> failure_;
+  std::optional<Status> told_;  // by watch_
+  bool is_over_ = false;        // nobody connects any more
   std::string last_refusal_;
 };
 

@@ -22,6 +22,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// The longest that a request can ask for: 49 days.
+constexpr std::chrono::milliseconds kWithoutEnd{UINT32_MAX};
+
 // How long the server may take to answer on top of what was asked of it.
 constexpr std::chrono::milliseconds kAnswerTime{10'000};
 
@@ -31,6 +34,15 @@ void wait_for(int fd, short what, Clock::time_point deadline) {
   pollfd entry{fd, what, 0};
   // Every outcome (ready, time over, a signal) is found out by the caller's next look.
   static_cast<void>(::poll(&entry, 1, static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30))));
+}
+
+std::string text_of(const StoreAnswer& answer) {
+  return std::string(reinterpret_cast<const char*>(answer.body.data()), answer.body.size());
+}
+
+Result<std::vector<std::byte>> value_of(StoreAnswer answer) {
+  if (answer.code == StatusCode::kOk) return std::move(answer.body);
+  return Status(answer.code, text_of(answer));
 }
 
 Status forked() {
@@ -44,7 +56,7 @@ Status forked() {
 struct TcpStore::Impl {
   Impl(const TcpStoreOptions& options, Dialed dialed)
       : address(options.address),
-        connection(std::move(dialed.socket), dialed.keys,
+        connection(std::move(dialed.stream), dialed.keys,
                    ConnectionLimits{.max_payload_bytes = kMaxStoreMessageBytes}) {}
 
   Result<StoreAnswer> ask(StoreRequest request, std::chrono::milliseconds limit);
@@ -129,6 +141,62 @@ void TcpStore::Impl::receive() {
   if (failure.ok()) failure = status;
 }
 
+// Its requests are like those of threads that wait in ask(), but nobody sleeps in them. The server
+// forgets them when the connection ends.
+class TcpStore::Waiter final : public StoreWaiter {
+ public:
+  explicit Waiter(Impl* store) : store_(store) {}
+  ~Waiter() override {
+    const std::lock_guard lock(store_->mutex);
+    for (const auto& [id, key] : keys_) store_->asked.erase(id);
+  }
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
+
+  Status begin(const std::string& key) override;
+  int fd() const override { return store_->connection.socket().fd(); }
+  std::vector<Answer> look() override;
+
+ private:
+  Impl* const store_;
+  std::map<uint32_t, std::string> keys_;  // by request
+};
+
+Status TcpStore::Waiter::begin(const std::string& key) {
+  std::unique_lock lock(store_->mutex);
+  if (!store_->failure.ok()) return store_->gone();
+  StoreRequest request;
+  request.id = store_->next_id++;
+  request.key = key;
+  request.timeout = kWithoutEnd;
+  store_->asked.emplace(request.id, std::nullopt);
+  keys_.emplace(request.id, key);
+  store_->failure = store_->connection.send(encode(request));
+  const bool sent = store_->flush(&lock, Clock::now() + kAnswerTime);
+  if (sent && store_->failure.ok()) return {};
+  return store_->gone();
+}
+
+std::vector<StoreWaiter::Answer> TcpStore::Waiter::look() {
+  const std::lock_guard lock(store_->mutex);
+  if (store_->failure.ok()) store_->receive();
+  std::vector<Answer> answers;
+  std::erase_if(keys_, [&](const auto& entry) {
+    const auto& [id, key] = entry;
+    std::optional<StoreAnswer>& answer = store_->asked.at(id);
+    if (answer) {
+      answers.emplace_back(key, value_of(std::move(*answer)));
+    } else if (!store_->failure.ok()) {
+      answers.emplace_back(key, store_->gone());
+    } else {
+      return false;
+    }
+    store_->asked.erase(id);
+    return true;
+  });
+  return answers;
+}
+
 TcpStore::TcpStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 TcpStore::~TcpStore() {
@@ -142,6 +210,7 @@ Result<std::unique_ptr<TcpStore>> TcpStore::connect(const TcpStoreOptions& optio
   DialOptions dial;
   dial.key = options.key;
   dial.self = {Role::kStoreClient, options.rank, 0, options.job_id};
+  dial.self.tls = options.tls;
   dial.peer_role = Role::kStoreServer;
   dial.deadline = Clock::now() + options.timeout;
   Status last;
@@ -175,8 +244,7 @@ Status TcpStore::set(const std::string& key, std::span<const std::byte> value) {
   const Result<StoreAnswer> answer = impl_->ask(std::move(request), kAnswerTime);
   if (!answer.ok()) return answer.status();
   if (answer->code == StatusCode::kOk) return {};
-  return Status(answer->code, std::string(reinterpret_cast<const char*>(answer->body.data()),
-                                          answer->body.size()));
+  return Status(answer->code, text_of(*answer));
 }
 
 Result<std::vector<std::byte>> TcpStore::get(const std::string& key,
@@ -190,10 +258,13 @@ Result<std::vector<std::byte>> TcpStore::get(const std::string& key,
   request.timeout = timeout;
   Result<StoreAnswer> answer = impl_->ask(std::move(request), timeout + kAnswerTime);
   if (!answer.ok()) return answer.status();
-  if (answer->code == StatusCode::kOk) return std::move(answer->body);
   if (answer->code == StatusCode::kTimeout) return store_timeout(key, timeout);
-  return Status(answer->code, std::string(reinterpret_cast<const char*>(answer->body.data()),
-                                          answer->body.size()));
+  return value_of(std::move(*answer));
+}
+
+Result<std::unique_ptr<StoreWaiter>> TcpStore::make_waiter() {
+  if (base::fork_generation() != impl_->fork_generation) return forked();
+  return std::unique_ptr<StoreWaiter>(new Waiter(impl_.get()));
 }
 
 }  // namespace khorus::net

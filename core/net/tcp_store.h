@@ -22,6 +22,7 @@ struct TcpStoreOptions {
   std::string job_id;
   int rank = -1;  // for messages and the handshake; -1: not a rank (the launcher)
   std::chrono::milliseconds timeout{30'000};  // for connecting and the handshake
+  bool tls = false;                           // as the server
 };
 
 class TcpStore final : public Store {
@@ -33,9 +34,11 @@ class TcpStore final : public Store {
   Status set(const std::string& key, std::span<const std::byte> value) override;
   Result<std::vector<std::byte>> get(const std::string& key,
                                      std::chrono::milliseconds timeout) override;
+  Result<std::unique_ptr<StoreWaiter>> make_waiter() override;
 
  private:
   struct Impl;
+  class Waiter;
   explicit TcpStore(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

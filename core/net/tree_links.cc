@@ -41,7 +41,7 @@ bool TreeLinks::is_forked_copy() const noexcept {
   return base::fork_generation() != fork_generation_;
 }
 
-void TreeLinks::add(int peer, Socket socket, const SessionKeys& keys) {
+void TreeLinks::add(int peer, Stream stream, const SessionKeys& keys) {
   KHORUS_ASSERT(!has(peer), "a rank is connected twice");
   ConnectionLimits limits;
   limits.max_payload_bytes = wire::Limits::kMaxFrameBytes;
@@ -59,7 +59,7 @@ void TreeLinks::add(int peer, Socket socket, const SessionKeys& keys) {
   events.on_closed = [this, peer](const std::string& reason) {
     pending_.push_back({ChannelEvent::Kind::kClosed, peer, {}, reason});
   };
-  auto link = std::make_shared<Link>(*state_->io, Connection(std::move(socket), keys, limits),
+  auto link = std::make_shared<Link>(*state_->io, Connection(std::move(stream), keys, limits),
                                      std::move(events));
   link->start();
   state_->links.emplace(peer, std::move(link));

@@ -34,7 +34,7 @@ class TreeLinks final : public ControlChannel {
   asio::io_context& io() noexcept { return *state_->io; }
   bool has(int peer) const { return state_->links.contains(peer); }
   // REQUIRES: !has(peer).
-  void add(int peer, Socket socket, const SessionKeys& keys);
+  void add(int peer, Stream stream, const SessionKeys& keys);
   // From now on every neighbour on another host gets a heartbeat (a frame without payload, in
   // HANDSHAKE.md) eight times a second, and one that was heard before and is silent for `timeout`
   // is lost. Time in which this process did not run itself does not count. 0: neither.

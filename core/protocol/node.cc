@@ -16,7 +16,8 @@ Node::State::State(const NodeOptions& node_options)
       topology(options.rank, options.size, options.fan_in),
       sets(options.size),
       cache(options.cache_capacity),
-      stall_inspector(options.stall_warning_us, options.stall_shutdown_us) {
+      stall_inspector(options.stall_warning_us, options.stall_shutdown_us),
+      stragglers(options.straggler_report) {
   for (int rank : topology.children()) {
     Child child;
     child.rank = rank;

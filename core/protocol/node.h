@@ -29,6 +29,9 @@ namespace khorus::protocol {
 using TimeUs = int64_t;
 inline constexpr TimeUs kNever = std::numeric_limits<TimeUs>::max();
 
+// Whether the root says at the end of a job whom the others waited for.
+enum class StragglerReport : uint8_t { kOff, kWhenNoteworthy, kAlways };
+
 struct NodeOptions {
   int rank = 0;
   int size = 1;
@@ -40,6 +43,7 @@ struct NodeOptions {
   size_t cache_capacity = 4096;          // tensors; 0: no cache
   TimeUs stall_warning_us = 60'000'000;  // 0: no stall inspector
   TimeUs stall_shutdown_us = 0;          // 0: never
+  StragglerReport straggler_report = StragglerReport::kWhenNoteworthy;
 };
 
 // Who a rank is, for messages. By rank; may be empty until known.
@@ -102,6 +106,7 @@ struct Output {
   std::vector<uint64_t> agreed_rounds;  // sequences of the decisions applied now (for CYCLE_START)
   std::vector<Arrival> arrivals;        // only at the root, and while watched
   std::vector<LogLine> log;
+  bool waited_for = false;  // the root asked what this rank is doing, for others wait for it
   // Set once. After shutdown: run what was given, then call drained(). After a fault: abort the
   // data plane; every ticket has had, or has in this Output, its Completion, but for executions.
   bool shutdown = false;

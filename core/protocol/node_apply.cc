@@ -27,7 +27,10 @@ void Node::State::apply(wire::Decision decision, TimeUs now) {
     apply_response(std::move(decision.responses[i]), static_cast<uint32_t>(i), cached[i]);
     if (faulted) return;
   }
-  if (decision.shutdown) begin_shutdown(decision.shutdown_reason);
+  if (decision.shutdown) {
+    begin_shutdown(decision.shutdown_reason);
+    if (const auto text = stragglers.report(peers, now)) log(LogLevel::kWarning, *text);
+  }
   if (decision.goodbye) {
     goodbye = true;
     out.goodbye = true;

@@ -239,6 +239,8 @@ void Node::State::add_contribution(wire::Contribution contribution, TimeUs now) 
   if (!is_root()) needed = needed.minus(needed.minus(topology.subtree()));
   const std::string what = describe(contribution.request);
   const int speaker = contribution.ranks.first();
+  const bool timed = is_root() && stragglers.enabled();
+  const wire::RankSet speakers = timed ? contribution.ranks : wire::RankSet();
   if (watch_arrivals && is_root()) {
     out.arrivals.push_back({contribution.request.name, contribution.ranks});
   }
@@ -259,6 +261,7 @@ void Node::State::add_contribution(wire::Contribution contribution, TimeUs now) 
   if (table.size() > before && entry->variants.front().request.kind != OpKind::kExchange) {
     entry->joined = joined;
   }
+  if (timed) stragglers.arrived(entry, speakers, now);
   if (entry->complete()) {
     to_pass_on.push_back(entry->key);
   } else if (is_root()) {
@@ -292,6 +295,7 @@ void Node::State::receive_stall_query(const wire::StallQuery& query, TimeUs now)
     if (child.subtree.intersects(query.ranks) && !child.closed) send(child.rank, query);
   }
   if (!query.ranks.contains(options.rank)) return;
+  out.waited_for = true;
   wire::StallAnswer answer;
   answer.number = query.number;
   answer.rank = options.rank;

@@ -17,6 +17,7 @@
 #include "core/protocol/response_cache.h"
 #include "core/protocol/roster.h"
 #include "core/protocol/stall_inspector.h"
+#include "core/protocol/straggler_watch.h"
 #include "core/protocol/tensor_key.h"
 #include "core/protocol/topology.h"
 
@@ -79,6 +80,7 @@ struct Node::State {
   uint64_t history_digest = 0;
   std::optional<Coordinator> coordinator;  // at the root
   StallInspector stall_inspector;
+  StragglerWatch stragglers;
   bool watch_arrivals = false;
   int in_flight = 0;  // executions given out and not finished
   TimeUs flush_deadline = kNever;

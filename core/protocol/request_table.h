@@ -39,6 +39,7 @@ struct TableEntry {
   wire::RankSet joined;  // joined (of all ranks)
   uint64_t order = 0;    // of arrival in this table
   TimeUs first_seen = 0;
+  TimeUs half_there = 0;    // of StragglerWatch, at the root; 0: fewer are
   wire::RankSet passed_on;  // inner nodes: already reported to the parent
 
   bool complete() const { return ranks.contains_all(needed) || missing().empty(); }

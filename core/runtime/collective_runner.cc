@@ -1,23 +1,16 @@
 // See collective_runner.h.
 #include "core/runtime/collective_runner.h"
 
-#include <algorithm>
-#include <cctype>
 #include <cstring>
 #include <numeric>
 #include <utility>
 
 #include "core/base/reduce.h"
+#include "core/base/upper_case.h"
+#include "core/runtime/backend_call.h"
 
 namespace khorus::runtime {
 namespace {
-
-std::string upper_case(std::string_view text) {
-  std::string upper(text);
-  std::transform(upper.begin(), upper.end(), upper.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-  return upper;
-}
 
 bool is_integer(DataType dtype) noexcept {
   return dtype == DataType::kUint8 || dtype == DataType::kInt8 || dtype == DataType::kInt16 ||
@@ -64,7 +57,7 @@ bool adjacent(const Pieces& pieces) {
 
 CollectiveRunner::CollectiveRunner(const Options& options)
     : options_(options),
-      backend_event_(upper_case(options.backend->name) + "_"),
+      backend_event_(base::upper_case(options.backend->name) + "_"),
       buffer_(options.fusion_limit_bytes),
       gather_buffer_(options.fusion_limit_bytes) {}
 
@@ -250,22 +243,12 @@ Status CollectiveRunner::run_broadcast(const Job& job) {
 // ---- all ----
 
 khorus_op CollectiveRunner::operation_of(const Job& job) const {
-  const wire::Request& request = job.response.tensors.front().request;
-  khorus_op op{};
-  op.struct_size = sizeof op;
-  op.kind = static_cast<uint8_t>(request.kind);
-  op.dtype = static_cast<uint8_t>(request.dtype);
-  op.reduce_op =
-      static_cast<uint8_t>(request.op == ReduceOp::kAverage ? ReduceOp::kSum : request.op);
-  op.device = static_cast<uint8_t>(request.device);
-  op.root = request.kind == OpKind::kBroadcast ? group_rank(request.root_rank) : 0;
-  op.epoch = options_.epoch;
-  return op;
+  return runtime::operation_of(job.response.tensors.front().request, options_.ranks,
+                               options_.epoch);
 }
 
 int CollectiveRunner::group_rank(int global_rank) const {
-  const auto it = std::lower_bound(options_.ranks.begin(), options_.ranks.end(), global_rank);
-  return static_cast<int>(it - options_.ranks.begin());
+  return runtime::group_rank(options_.ranks, global_rank);
 }
 
 Status CollectiveRunner::out_of_memory(const char* what, size_t bytes) {
@@ -276,7 +259,7 @@ Status CollectiveRunner::out_of_memory(const char* what, size_t bytes) {
 
 Status CollectiveRunner::run_on_backend(const Job& job, khorus_op op) {
   if (options_.timeline->enabled()) {
-    note_begin(job, backend_event_ + upper_case(to_string(static_cast<OpKind>(op.kind))));
+    note_begin(job, backend_event_ + base::upper_case(to_string(static_cast<OpKind>(op.kind))));
   }
   op.sequence = sequence_++;
   khorus_error error{};

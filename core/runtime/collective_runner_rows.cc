@@ -7,19 +7,10 @@
 #include "core/base/reduce.h"
 #include "core/runtime/adasum.h"
 #include "core/runtime/collective_runner.h"
+#include "core/runtime/rows.h"
 
 namespace khorus::runtime {
 namespace {
-
-uint64_t elements_per_row(const Shape& shape) {
-  uint64_t elements = 1;
-  for (size_t i = 1; i < shape.size(); ++i) elements *= static_cast<uint64_t>(shape[i]);
-  return elements;
-}
-
-uint64_t total(const std::vector<uint64_t>& counts) {
-  return std::accumulate(counts.begin(), counts.end(), uint64_t{0});
-}
 
 // Memory for `rows` rows, as the result of a work.
 TensorView result_of(const wire::Request& request, int64_t rows) {
@@ -85,9 +76,8 @@ Status CollectiveRunner::run_alltoall(const Job& job) {
   if (Status status = run_on_backend(job, op); !status.ok()) return status;
 
   const uint64_t row = elements_per_row(request.shape);
-  std::vector<uint64_t> send_counts, recv_counts;
-  for (const int64_t rows : splits) send_counts.push_back(static_cast<uint64_t>(rows) * row);
-  for (const int64_t rows : received) recv_counts.push_back(static_cast<uint64_t>(rows) * row);
+  const std::vector<uint64_t> send_counts = elements_of(splits, row);
+  const std::vector<uint64_t> recv_counts = elements_of(received, row);
   TensorView result =
       result_of(request, std::accumulate(received.begin(), received.end(), int64_t{0}));
   if (result.data == nullptr) return out_of_memory("the output of an alltoall", result.bytes());
@@ -106,14 +96,9 @@ Status CollectiveRunner::run_reducescatter(const Job& job) {
   const wire::Request& request = job.response.tensors.front().request;
   WorkState& work = *job.works.front();
   const Scaling scaling = scaling_of(request);
-  const auto row = static_cast<int64_t>(elements_per_row(request.shape));
-  const int64_t each = request.shape.front() / options_.size;
-  const int64_t extra = request.shape.front() % options_.size;  // the first ranks get one more
-  std::vector<uint64_t> counts;
-  for (int r = 0; r < options_.size; ++r) {
-    counts.push_back(static_cast<uint64_t>((each + (r < extra ? 1 : 0)) * row));
-  }
-  TensorView result = result_of(request, each + (options_.rank < extra ? 1 : 0));
+  const std::vector<int64_t> rows = scattered_rows(request.shape.front(), options_.size);
+  const std::vector<uint64_t> counts = elements_of(rows, elements_per_row(request.shape));
+  TensorView result = result_of(request, rows[static_cast<size_t>(options_.rank)]);
   if (result.data == nullptr) return out_of_memory("the output of a reducescatter", result.bytes());
   khorus_op op = operation_of(job);
   op.input = work.operation().input.data;

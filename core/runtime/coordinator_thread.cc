@@ -13,13 +13,6 @@
 #include "core/wire/codec.h"
 
 namespace khorus::runtime {
-namespace {
-
-// How long the end of a healthy job, or of a broken one, may take to write out its last frames.
-constexpr std::chrono::milliseconds kGoodbyePatience{2000};
-constexpr std::chrono::milliseconds kFaultPatience{200};
-
-}  // namespace
 
 CoordinatorThread::CoordinatorThread(Options options)
     : options_(std::move(options)),
@@ -27,6 +20,7 @@ CoordinatorThread::CoordinatorThread(Options options)
       groups_(*options_.groups),
       observer_(*options_.observer),
       timeline_(observer_.timeline()),
+      seat_(groups_.seat()),
       node_(options_.node),
       peer_watch_([](int64_t pid) {
         const std::optional<ProcessStat> stat = read_process_stat(pid);
@@ -34,6 +28,7 @@ CoordinatorThread::CoordinatorThread(Options options)
       }) {
   published_.fusion_threshold_bytes.store(options_.node.fusion_threshold_bytes);
   published_.flush_window_us.store(options_.node.flush_window_us);
+  seat_.set_turn([this] { return turn(Clock::now()); });
 }
 
 CoordinatorThread::~CoordinatorThread() {
@@ -49,12 +44,16 @@ void CoordinatorThread::start() {
 
 Status CoordinatorThread::submit(Batch& batch) {
   observer_.submitted(batch);
-  Status status = queue_.push(batch);
-  if (status.ok()) {
-    channel_.wake();
-  } else {
+  bool first = false;
+  Status status = queue_.push(batch, &first);
+  if (!status.ok()) {
     observer_.refused(batch, status);
+    return status;
   }
+  // With the seat lent and nothing else to do, the caller will probably wait at once, and drive.
+  if (first && seat_.is_empty()) return status;
+  channel_.wake();
+  if (!first) seat_.call_thread();
   return status;
 }
 
@@ -121,23 +120,36 @@ protocol::TimeUs CoordinatorThread::now_us() const {
 }
 
 void CoordinatorThread::loop() {
-  while (!ending_) {
-    events_.clear();
-    channel_.poll(next_wakeup(), &events_);
-    take_finished_executions();
-    node_.watch_arrivals(timeline_.enabled());
-    take_inputs();
-    for (const net::ChannelEvent& event : events_) take_event(event);
-    look_after_peers();
-    check_failure_deadline();
-    step();
-    publish_stats();
+  while (turn(next_wakeup())) {
+    while (is_idle() && seat_.wanted()) {
+      seat_.lend();
+      turn(Clock::now());  // what was submitted while the seat was empty has woken nobody
+    }
   }
   refuse_latecomers();
   publish_stats();
   const std::lock_guard lock(ended_mutex_);
   ended_ = true;
   ended_changed_.notify_all();
+}
+
+bool CoordinatorThread::turn(Clock::time_point deadline) {
+  if (ending_) return false;
+  events_.clear();
+  channel_.poll(deadline, &events_);
+  take_finished_executions();
+  node_.watch_arrivals(timeline_.enabled());
+  take_inputs();
+  for (const net::ChannelEvent& event : events_) take_event(event);
+  look_after_peers();
+  check_failure_deadline();
+  step();
+  publish_stats();
+  return !ending_;
+}
+
+bool CoordinatorThread::is_idle() const {
+  return works_.empty() && !draining_ && !faulted_ && !leaving_ && !pending_failure_.has_value();
 }
 
 CoordinatorThread::Clock::time_point CoordinatorThread::next_wakeup() {
@@ -181,20 +193,6 @@ void CoordinatorThread::take_inputs() {
   if (contents.end_now.has_value() && !ending_) give_up(*contents.end_now);
 }
 
-// The neighbours learn why; nothing else that the node says matters any more.
-void CoordinatorThread::give_up(const Status& status) {
-  faulted_ = true;
-  observer_.failed(status);
-  options_.status_page->note_failure(status);
-  groups_.abort(status.message());
-  node_.data_plane_failed(status, now_us());
-  for (const auto& [peer, frame] : node_.tick(now_us()).frames) {
-    channel_.send(peer, wire::encode(frame));
-  }
-  fail_everything(status);
-  close(kFaultPatience);
-}
-
 void CoordinatorThread::submit_to_node(Batch batch) {
   if (*options_.status_page) {
     const wire::Request& last = batch.submissions.back().request;
@@ -230,13 +228,6 @@ void CoordinatorThread::look_after_peers() {
   }
 }
 
-void CoordinatorThread::check_failure_deadline() {
-  if (!pending_failure_.has_value() || faulted_) return;
-  if (now_us() < failure_deadline_us_) return;
-  node_.data_plane_failed(*pending_failure_, now_us());
-  failure_deadline_us_ = protocol::kNever;
-}
-
 void CoordinatorThread::step() {
   while (!ending_) {
     carry_out(node_.tick(now_us()));
@@ -252,6 +243,7 @@ void CoordinatorThread::carry_out(protocol::Output output) {
   // First what peers wait for: after a fault they must learn the cause before this process ends.
   for (const auto& [peer, frame] : output.frames) channel_.send(peer, wire::encode(frame));
   for (const protocol::LogLine& line : output.log) options_.logger->log(line.level, line.text);
+  if (output.waited_for) observer_.waited_for();
   if (!output.arrivals.empty()) observer_.arrived(output.arrivals);
   if (options_.autotune != nullptr) autotune(output.executions);
   if (timeline_.cycles_marked()) {
@@ -290,8 +282,12 @@ void CoordinatorThread::run(std::vector<protocol::Execution> executions) {
                                       : stand_in(job.response.tensors[i], group->lane()));
     }
     observer_.agreed(job, execution.first_position);
-    jobs[job.response.process_set].push_back(std::move(job));
     ++given_executions_;
+    if (is_on_device(job)) {
+      groups_.device_lane().push(group, std::move(job));
+    } else {
+      jobs[job.response.process_set].push_back(std::move(job));
+    }
   }
   for (auto& [id, list] : jobs) groups_.find(id)->lane()->push(std::move(list));
 }
@@ -304,10 +300,13 @@ WorkStatePtr CoordinatorThread::stand_in(const wire::ResponseTensor& tensor,
   operation.kind = request.kind;
   operation.input.dtype = request.dtype;
   operation.input.shape = request.shape;  // of an allgather or alltoall without rows
+  operation.input.device.kind = request.device;
   const size_t bytes = operation.input.bytes();
-  operation.input.owner = allocate_aligned(bytes);
-  operation.input.data = operation.input.owner.get();
-  if (operation.input.data != nullptr) std::memset(operation.input.data, 0, bytes);
+  if (request.device == DeviceKind::kCpu) {  // else the runner has its memory
+    operation.input.owner = allocate_aligned(bytes);
+    operation.input.data = operation.input.owner.get();
+    if (operation.input.data != nullptr) std::memset(operation.input.data, 0, bytes);
+  }
   operation.output = operation.input;
   if (request.kind == OpKind::kAlltoall) {
     operation.splits.assign(groups_.find(request.process_set)->ranks().size(), 0);
@@ -344,40 +343,6 @@ void CoordinatorThread::finish(const std::vector<std::pair<WorkStatePtr, Status>
     by_lane[work->lane().get()].push_back({work.get(), status});
   }
   for (const auto& [lane, finished] : by_lane) lane->finish(finished);
-}
-
-void CoordinatorThread::fault(const Status& status) {
-  faulted_ = true;
-  failure_deadline_us_ = protocol::kNever;
-  observer_.failed(status);
-  options_.logger->error(status.to_string());
-  options_.status_page->note_failure(status);
-  queue_.close(status);
-  groups_.abort(status.message());
-}
-
-void CoordinatorThread::fail_everything(const Status& status) {
-  std::vector<std::pair<WorkStatePtr, Status>> over;
-  for (auto& [ticket, work] : works_) over.emplace_back(std::move(work), status);
-  works_.clear();
-  for (const auto& [work, why] : over) observer_.over(*work, why);
-  finish(over);
-  groups_.fail(status);
-}
-
-void CoordinatorThread::close(Clock::duration patience) {
-  channel_.close(Clock::now() + patience);
-  ending_ = true;
-}
-
-// Batches pushed after this thread last looked and before the queue was closed.
-void CoordinatorThread::refuse_latecomers() {
-  for (Batch& batch : queue_.take().batches) {
-    for (size_t i = 0; i < batch.works.size(); ++i) {
-      works_.emplace(batch.submissions[i].ticket, std::move(batch.works[i]));
-    }
-  }
-  fail_everything(queue_.health());
 }
 
 WorkStatePtr CoordinatorThread::take_work(uint64_t ticket) {

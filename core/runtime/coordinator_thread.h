@@ -30,6 +30,7 @@
 #include "core/net/control_channel.h"
 #include "core/protocol/node.h"
 #include "core/runtime/autotune.h"
+#include "core/runtime/driver_seat.h"
 #include "core/runtime/hello.h"
 #include "core/runtime/lane.h"
 #include "core/runtime/observer.h"
@@ -83,7 +84,15 @@ class CoordinatorThread {
   protocol::FusionSettings fusion() const;
 
  private:
+  // How long the end of a healthy job, or of a broken one, may take to write out its last frames.
+  static constexpr std::chrono::milliseconds kGoodbyePatience{2000};
+  static constexpr std::chrono::milliseconds kFaultPatience{200};
+
   void loop();
+  // One turn of the loop, by who has the seat; sleeps until `deadline` at most. False once the loop
+  // is over.
+  bool turn(Clock::time_point deadline);
+  bool is_idle() const;
   Clock::time_point next_wakeup();
   void take_inputs();
   void submit_to_node(Batch batch);
@@ -115,6 +124,7 @@ class CoordinatorThread {
   Observer& observer_;
   Timeline& timeline_;
   TensorQueue queue_;
+  DriverSeat& seat_;
   std::thread thread_;
 
   // Runner -> coordinator. The runner counts, then looks whether the coordinator wants to be woken;
@@ -122,7 +132,7 @@ class CoordinatorThread {
   std::atomic<uint64_t> finished_executions_{0};
   std::atomic<bool> wants_finish_notice_{false};
 
-  // Touched by the coordinator thread only.
+  // Touched by who has the seat only.
   protocol::Node node_;
   std::unordered_map<uint64_t, WorkStatePtr> works_;  // by ticket, until agreed
   PeerWatch peer_watch_;

@@ -43,7 +43,7 @@ Result<std::unique_ptr<DataPlane>> DataPlane::open(Options options) {
   group.network_interface = own.network_interface.c_str();
   group.timeout_ms = own.timeout_ms;
   group.host = &plane->host_;
-  group.device = -1;
+  group.device = own.device;
   khorus_error error = empty_error();
   const int32_t code = own.backend->open(&group, &plane->comm_, &error);
   if (code != 0) return status_of(code, error);
@@ -74,6 +74,26 @@ std::shared_ptr<void> DataPlane::allocate(size_t bytes) {
     return nullptr;
   }
   return std::shared_ptr<void>(memory.data, [memory](void*) { memory.release(memory.owner); });
+}
+
+Status DataPlane::run(const khorus_op& op) {
+  khorus_error error = empty_error();
+  const int32_t code = options_.backend->run(comm_, &op, &error);
+  return status_of(code, error);
+}
+
+Status DataPlane::order(uint64_t sequence, void* stream) {
+  const std::lock_guard lock(lending_mutex_);
+  if (comm_ == nullptr) return Status(StatusCode::kAborted, "the communicator is gone");
+  khorus_error error = empty_error();
+  const int32_t code = options_.backend->order(comm_, sequence, stream, &error);
+  return status_of(code, error);
+}
+
+Status DataPlane::finish(uint64_t sequence) {
+  khorus_error error = empty_error();
+  const int32_t code = options_.backend->finish(comm_, sequence, &error);
+  return status_of(code, error);
 }
 
 void DataPlane::disconnect() {

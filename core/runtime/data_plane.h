@@ -35,6 +35,7 @@ class DataPlane {
     uint64_t epoch = 0;
     std::string network_interface;
     uint32_t timeout_ms = 0;
+    int device = -1;  // this rank's, of a device backend
     Exchange exchange;
     const base::Logger* logger = nullptr;
   };
@@ -50,6 +51,12 @@ class DataPlane {
   // The backend's memory, see khorus_backend.allocate; null where it has none. Any thread, after
   // connect().
   std::shared_ptr<void> allocate(size_t bytes);
+  // See khorus_backend.
+  Status run(const khorus_op& op);
+  // Of device backends, see khorus_backend. order: any thread, Aborted after disconnect(); finish:
+  // returns before disconnect() is called.
+  Status order(uint64_t sequence, void* stream);
+  Status finish(uint64_t sequence);
 
   const khorus_backend& backend() const noexcept { return *options_.backend; }
   khorus_comm* comm() const noexcept { return comm_; }
@@ -63,7 +70,7 @@ class DataPlane {
 
   const Options options_;
   khorus_host host_{};
-  std::mutex lending_mutex_;  // allocate() against disconnect(), not against abort()
+  std::mutex lending_mutex_;  // allocate(), order() against disconnect(), not against abort()
   std::mutex mutex_;          // abort() against disconnect()
   khorus_comm* comm_ = nullptr;
 };

@@ -39,7 +39,7 @@ void check_process() {
 }
 
 // From the knobs: all of rank and size, or none.
-Place place_from(const Config& config) {
+Result<Place> place_from(const Config& config) {
   Place place;
   if (config.rank < 0 && config.size < 0) return place;
   if (!config.launcher.empty() && config.rank == 0) {
@@ -48,9 +48,9 @@ Place place_from(const Config& config) {
     logger.info("rank and size come from " + config.launcher);
   }
   if (config.rank < 0 || config.size < 0) {
-    throw Error(Status(StatusCode::kInvalidArgument,
-                       "KHORUS_RANK is " + std::to_string(config.rank) + " and KHORUS_SIZE is " +
-                           std::to_string(config.size) + "; set both, or neither (-1: not set)"));
+    return Status(StatusCode::kInvalidArgument,
+                  "KHORUS_RANK is " + std::to_string(config.rank) + " and KHORUS_SIZE is " +
+                      std::to_string(config.size) + "; set both, or neither (-1: not set)");
   }
   const auto given = [](int64_t value, int64_t otherwise) {
     return static_cast<int>(value >= 0 ? value : otherwise);
@@ -71,14 +71,22 @@ void shutdown_at_exit() {
 
 }  // namespace
 
-void init() {
-  check_process();
+Result<EngineOptions> EngineOptions::from_environment() {
   EngineOptions options;
   Result<Config> config = Config::from_environment();
-  throw_if_error(config.status());
+  if (!config.ok()) return config.status();
   options.config = std::move(*config);
-  options.place = place_from(options.config);
-  init(options);
+  const Result<Place> place = place_from(options.config);
+  if (!place.ok()) return place.status();
+  options.place = *place;
+  return options;
+}
+
+void init() {
+  check_process();
+  const Result<EngineOptions> options = EngineOptions::from_environment();
+  throw_if_error(options.status());
+  init(*options);
 }
 
 void init(const EngineOptions& options) {

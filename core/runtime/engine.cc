@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "core/runtime/device_mark.h"
+#include "core/runtime/device_runner.h"
 #include "core/runtime/fusion_buffer.h"
 #include "core/runtime/operation_check.h"
 #include "khorus/object_key.h"
@@ -38,6 +40,16 @@ bool is_reduction(OpKind kind) {
 
 bool has_output(OpKind kind) {  // of the caller's
   return kind == OpKind::kAllreduce || kind == OpKind::kBroadcast;
+}
+
+Status check_tensors(const CheckedCall& call, const NamedTensor& member, DeviceChoice& choice) {
+  Status status = check_tensor(call, "input", member.input);
+  if (status.ok() && has_output(call.kind)) {
+    status = check_tensor(call, "output", member.output);
+    if (status.ok()) status = check_input_and_output(call, member.input, member.output);
+    if (status.ok()) status = check_device(call, "output", member.output, choice);
+  }
+  return status.ok() ? check_device(call, "input", member.input, choice) : status;
 }
 
 // What two unnamed operations must have in common to be counted together.
@@ -176,7 +188,9 @@ std::vector<WorkPtr> EngineImpl::submit(Call call, std::vector<NamedTensor> memb
                                    size, operation.input.shape.front() / static_cast<int64_t>(size))
                              : call.splits[i];
     }
+    const bool on_device = operation.input.device.kind != DeviceKind::kCpu;
     auto work = std::make_shared<WorkState>(std::move(operation), group->lane());
+    if (on_device) DeviceMark::attach(work);
     works.push_back(work);
     batch.works.push_back(std::move(work));
   }
@@ -216,11 +230,8 @@ Status EngineImpl::check_member(const Call& call, const NamedTensor& member,
   const CheckedCall checked{call.kind, member.name, place_.rank, set, core_->ranks_of(set)};
   if (Status status = check_call(checked); !status.ok()) return status;
   if (call.kind == OpKind::kBarrier || call.kind == OpKind::kJoin) return Status();
-  if (Status status = check_tensor(checked, "input", member.input); !status.ok()) return status;
-  if (has_output(call.kind)) {
-    Status status = check_tensor(checked, "output", member.output);
-    if (status.ok()) status = check_input_and_output(checked, member.input, member.output);
-    if (!status.ok()) return status;
+  if (Status status = check_tensors(checked, member, core_->device_choice()); !status.ok()) {
+    return status;
   }
   if (call.kind == OpKind::kBroadcast) {
     if (Status status = check_root(checked, call.root_rank); !status.ok()) return status;
@@ -242,12 +253,24 @@ Status EngineImpl::check_member(const Call& call, const NamedTensor& member,
     Status status = check_reduction(checked, member.input.dtype, call.reduction);
     if (!status.ok()) return status;
   }
-  if (core_->supports(request_of(call, member))) return Status();
-  return Status(StatusCode::kInvalidArgument,
-                std::string(to_string(call.kind)) + " \"" + member.name + "\": the backend " +
-                    backend_name_ + " cannot run it for " +
-                    std::string(to_string(member.input.dtype)) +
-                    "; convert it, or choose another " + "KHORUS_BACKEND");
+  return check_backend(checked, request_of(call, member));
+}
+
+Status EngineImpl::check_backend(const CheckedCall& call, const wire::Request& request) const {
+  const auto refuse = [&](const std::string& why) {
+    return Status(StatusCode::kInvalidArgument,
+                  std::string(to_string(call.kind)) + " \"" + call.name + "\": " + why);
+  };
+  std::string backend = backend_name_;
+  if (request.device != DeviceKind::kCpu) {
+    backend = core_->device_choice().backend()->name;
+    const int size = static_cast<int>(call.ranks->size());
+    if (const auto objection = objection_on_device(request, size)) return refuse(*objection);
+  }
+  if (core_->supports(request)) return Status();
+  return refuse("the backend " + backend + " cannot run it for " +
+                std::string(to_string(request.dtype)) + "; convert it, or choose another " +
+                "KHORUS_BACKEND");
 }
 
 wire::Request EngineImpl::request_of(const Call& call, const NamedTensor& member) const {

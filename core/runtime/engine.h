@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/runtime/engine_core.h"
+#include "core/runtime/operation_check.h"
 #include "khorus/engine.h"
 
 namespace khorus::runtime {
@@ -96,6 +97,8 @@ class EngineImpl final : public Engine {
   Status check(const Call& call, const std::vector<NamedTensor>& members) const;
   Status check_member(const Call& call, const NamedTensor& member,
                       const std::vector<int64_t>& splits) const;
+  // Whether the backend of its device can run it.
+  Status check_backend(const CheckedCall& call, const wire::Request& request) const;
   WorkPtr submit_transfer(Call call, const TensorView& tensor);
   wire::Request request_of(const Call& call, const NamedTensor& member) const;
   // Ok, or Unavailable in a forked child.

@@ -2,13 +2,12 @@
 #include "core/runtime/engine_core.h"
 
 #include <algorithm>
-#include <cinttypes>
 #include <condition_variable>
-#include <cstdio>
 #include <numeric>
 #include <utility>
 
 #include "core/base/assert.h"
+#include "core/net/mac.h"
 #include "core/protocol/tensor_key.h"
 #include "core/runtime/job_session.h"
 #include "core/runtime/operation_check.h"
@@ -24,8 +23,6 @@ namespace {
 
 // How long a lane may take to return after its backend was aborted (the contract says one second).
 constexpr std::chrono::seconds kAbortPatience{5};
-// How long the end of an engine may wait for files that nobody else waits for.
-constexpr std::chrono::seconds kFilePatience{5};
 
 int64_t microseconds_of(double seconds) {
   return static_cast<int64_t>(std::clamp(seconds, 0.0, 1e9) * 1e6);
@@ -58,6 +55,10 @@ protocol::NodeOptions node_options(const EngineOptions& options, uint64_t epoch)
   node.stall_warning_us = config.stall_check_disable ? 0 : microseconds_of(config.stall_warning_s);
   node.stall_shutdown_us =
       config.stall_check_disable ? 0 : microseconds_of(config.stall_shutdown_s);
+  if (config.straggler_report == "never") node.straggler_report = protocol::StragglerReport::kOff;
+  if (config.straggler_report == "always") {
+    node.straggler_report = protocol::StragglerReport::kAlways;
+  }
   return node;
 }
 
@@ -78,20 +79,13 @@ bool wait_until(WorkState& work, std::chrono::steady_clock::time_point deadline)
   return signal->changed.wait_until(lock, deadline, [&] { return signal->over; });
 }
 
-std::string describe(const Job& job) {
-  const wire::Request& first = job.response.tensors.front().request;
-  std::string text = std::string(to_string(first.kind)) + " \"" + first.name + "\"";
-  if (job.works.size() > 1) text += " and " + std::to_string(job.works.size() - 1) + " more";
-  return text;
-}
-
 }  // namespace
 
 EngineCore::EngineCore(const EngineOptions& options)
     : options_(options),
       host_(own_identity().host),
       logger_(make_logger(options)),
-      observer_({options_.place, host_, &options_.config, &logger_}),
+      observer_({options_.place, host_, &options_.config, &logger_, &options_.interpreter_stacks}),
       start_deadline_(Clock::now() + milliseconds_of(options.config.start_timeout_s)) {}
 
 EngineCore::~EngineCore() {
@@ -106,6 +100,7 @@ Status EngineCore::start() {
     coordinator_->end_now(status);
   } else {
     status_page_.note_failure(status);
+    observer_.tell_launcher(status);
   }
   return status;
 }
@@ -113,6 +108,7 @@ Status EngineCore::start() {
 Status EngineCore::start_all() {
   map_status_page();
   Status status = check_place(options_.place);
+  if (status.ok()) status = check_knobs();
   if (!status.ok()) return status;
   // Loading is slow; it need not hold up ranks that have met already.
   const BackendSearch search = find_backends(options_.config.backend_path);
@@ -183,6 +179,10 @@ Status EngineCore::greet(const BackendSearch& search) {
     hellos_.push_back(std::move(*hello));
   }
   coordinator_->set_peers(hellos_);
+  // Another job with the same key file begins with the same epoch.
+  const uint64_t& job = hellos_.front().nonce;
+  object_key_ =
+      net::Mac(object_key_).compute("khorus objects of a job", as_bytes(std::span(&job, 1)));
   return check_settings(hellos_);
 }
 
@@ -196,9 +196,12 @@ Status EngineCore::connect_data_plane(const BackendSearch& search) {
   KHORUS_ASSERT(found != search.backends.end(), "a backend was chosen that this rank has not");
   if (options_.place.rank == 0) {
     logger_.info("backend " + choice->name + " (" + found->origin + "): " + choice->reason);
+    if (!choice->warning.empty()) logger_.warning(choice->warning);
   }
 
   backend_ = found->backend;
+  device_choice_.set(search);
+  groups_.device_lane().start([this](ProcessGroup& group, Job& job) { return launch(group, job); });
   const Status connected = connect(world_, start_deadline_);
   if (Status ready = all_are_ready(connected, start_deadline_); !ready.ok()) return ready;
   finished_at_start_ = lane()->finished_count();
@@ -225,21 +228,8 @@ Status EngineCore::all_are_ready(const Status& connected, Clock::time_point dead
 }
 
 Status EngineCore::connect(const ProcessGroupPtr& group, Clock::time_point deadline) {
-  const std::vector<int>& ranks = group->ranks();
-  const int rank = static_cast<int>(
-      std::lower_bound(ranks.begin(), ranks.end(), options_.place.rank) - ranks.begin());
-  DataPlane::Options plane;
+  DataPlane::Options plane = plane_options(*group);
   plane.backend = backend_;
-  plane.rank = rank;
-  plane.ranks = ranks;
-  for (const int r : ranks) plane.hosts.push_back(hellos_[static_cast<size_t>(r)].host);
-  char id[64];
-  std::snprintf(id, sizeof id, "%016" PRIx64 ".%" PRIu64 ".%d", hellos_.front().nonce, epoch_,
-                group->id());
-  plane.id = id;
-  plane.epoch = epoch_;
-  plane.network_interface = options_.config.network_interface;
-  plane.timeout_ms = static_cast<uint32_t>(milliseconds_of(options_.config.gloo_timeout_s).count());
   // Not the group itself: it owns what owns this.
   plane.exchange = [this, weak = std::weak_ptr(group), deadline](
                        const std::string& tag,
@@ -248,12 +238,11 @@ Status EngineCore::connect(const ProcessGroupPtr& group, Clock::time_point deadl
     if (alive == nullptr) return Status(StatusCode::kInternal, "the process set is gone");
     return exchange(*alive, tag, bytes, deadline);
   };
-  plane.logger = &logger_;
   CollectiveRunner::Options running;
   running.backend = backend_;
-  running.rank = rank;
-  running.size = static_cast<int>(ranks.size());
-  running.ranks = ranks;
+  running.rank = plane.rank;
+  running.size = static_cast<int>(group->ranks().size());
+  running.ranks = group->ranks();
   running.epoch = epoch_;
   running.fusion_limit_bytes = static_cast<size_t>(Autotune::largest_threshold(options_.config));
   running.timeline = &timeline();
@@ -273,20 +262,7 @@ Status EngineCore::connect(const ProcessGroupPtr& group, Clock::time_point deadl
 
 bool EngineCore::run(ProcessGroup& group, Job& job) {
   observer_.started(job);
-  const Status status = group.runner().run(job);
-  observer_.finished(job, status);
-  if (!status.ok()) {
-    coordinator_->data_plane_failed(
-        Status(status.code(), describe(job) + " on " + backend_name_ + ": " + status.message(),
-               status.lost_rank()));
-    return false;
-  }
-  std::vector<Lane::Finished> finished;
-  finished.reserve(job.works.size());
-  for (const WorkStatePtr& work : job.works) finished.push_back({work.get(), Status()});
-  group.lane()->finish(finished);
-  coordinator_->execution_finished();
-  return true;
+  return conclude(job, group.runner().run(job), backend_name_);
 }
 
 Result<std::vector<wire::Bytes>> EngineCore::exchange(const ProcessGroup& group,
@@ -330,7 +306,7 @@ bool EngineCore::stop() {
   const std::lock_guard lock(stop_mutex_);
   if (stopped_.has_value()) return *stopped_;
   stopped_ = true;
-  if (coordinator_ == nullptr) return true;
+  if (coordinator_ == nullptr) return *(stopped_ = stop_writer());
   const auto patience = milliseconds_of(options_.config.shutdown_timeout_s);
   if (options_.session != nullptr) options_.session->note_end(coordinator_->health());
   coordinator_->leave("shutdown() was called on rank " + std::to_string(options_.place.rank));
@@ -354,11 +330,7 @@ bool EngineCore::stop() {
     const Status written = timeline().stop();
     if (!written.ok()) logger_.warning(written.message());
   }
-  if (!observer_.writer().stop(Clock::now() + kFilePatience)) {
-    logger_.error("metrics or a dump could not be written in time; is the file system there?");
-    return *(stopped_ = false);
-  }
-  return true;
+  return *(stopped_ = stop_writer());
 }
 
 Status EngineCore::submit(Batch& batch) {
@@ -375,18 +347,6 @@ std::string EngineCore::next_unnamed(const std::string& signature) {
 uint64_t EngineCore::next_number(const std::string& key) {
   const std::lock_guard lock(unnamed_mutex_);
   return unnamed_[key]++;
-}
-
-bool EngineCore::supports(const wire::Request& request) const {
-  if (!protocol::runs_on_data_plane(request.kind)) return true;
-  OpKind kind = request.kind;
-  ReduceOp op = request.op == ReduceOp::kAverage ? ReduceOp::kSum : request.op;
-  if (op == ReduceOp::kAdasum) {  // made of messages between two ranks
-    kind = OpKind::kSendRecv;
-    op = ReduceOp::kSum;
-  }
-  return backend_->supports(static_cast<uint8_t>(kind), static_cast<uint8_t>(request.dtype),
-                            static_cast<uint8_t>(op), static_cast<uint8_t>(request.device)) != 0;
 }
 
 }  // namespace khorus::runtime

@@ -27,6 +27,7 @@
 #include "core/runtime/collective_runner.h"
 #include "core/runtime/coordinator_thread.h"
 #include "core/runtime/data_plane.h"
+#include "core/runtime/device_choice.h"
 #include "core/runtime/hello.h"
 #include "core/runtime/lane.h"
 #include "core/runtime/observer.h"
@@ -63,7 +64,9 @@ class EngineCore {
   uint64_t next_number(const std::string& key);
   // "allreduce.float32[4].sum.unnamed.7"
   std::string next_unnamed(const std::string& signature);
+  // REQUIRES: of a device tensor, that its device was admitted.
   bool supports(const wire::Request& request) const;
+  DeviceChoice& device_choice() noexcept { return device_choice_; }
 
   // Null: this rank is in no set of this id.
   ProcessGroupPtr group(ProcessSetId id) const { return groups_.find(id); }
@@ -84,6 +87,8 @@ class EngineCore {
 
  private:
   Status start_all();
+  bool stop_writer();
+  Status check_knobs() const;
   void map_status_page();
   Status start_observing();
   std::unique_ptr<Autotune> make_autotune();
@@ -95,6 +100,13 @@ class EngineCore {
   Status connect(const ProcessGroupPtr& group, Clock::time_point deadline);
   Status all_are_ready(const Status& connected, Clock::time_point deadline);
   bool run(ProcessGroup& group, Job& job);
+  // engine_core_device.cc
+  // All but the backend and the exchange.
+  DataPlane::Options plane_options(const ProcessGroup& group) const;
+  // After a job: its works end, or the engine hears of the failure (false).
+  bool conclude(const Job& job, const Status& status, const std::string& backend);
+  Status connect_device(ProcessGroup& group);
+  bool launch(ProcessGroup& group, Job& job);
   // Everyone's bytes by rank of the group; Timeout at `deadline`.
   Result<std::vector<wire::Bytes>> exchange(const ProcessGroup& group, const std::string& tag,
                                             std::span<const std::byte> bytes,
@@ -120,6 +132,7 @@ class EngineCore {
   std::vector<Hello> hellos_;
   std::string backend_name_;
   const khorus_backend* backend_ = nullptr;
+  DeviceChoice device_choice_;
 
   std::atomic<uint64_t> next_ticket_{1};
   std::atomic<uint64_t> submitted_{0};

@@ -7,16 +7,29 @@
 
 #include "core/base/rank_file.h"
 #include "core/runtime/engine_core.h"
+#include "core/runtime/error_file.h"
+#include "core/runtime/stack_dump.h"
 
 namespace khorus::runtime {
 namespace {
 
 constexpr int64_t kMaxSamples = 1 << 30;
+// How long the end of an engine may wait for files that nobody else waits for.
+constexpr std::chrono::seconds kFilePatience{5};
 
 }  // namespace
 
+Status EngineCore::check_knobs() const {
+  const std::string& report = options_.config.straggler_report;
+  if (report.empty() || report == "auto" || report == "always" || report == "never") return {};
+  return Status(StatusCode::kInvalidArgument,
+                "KHORUS_STRAGGLER_REPORT=\"" + report + "\": expected auto, always or never");
+}
+
 Status EngineCore::start_observing() {
   const Config& config = options_.config;
+  if (config.stack_dumps) prepare_stack_dumps();
+  if (!config.error_file.empty()) remove_error_file(config.error_file);
   if (!config.metrics_file.empty() || !config.metrics_json_file.empty()) {
     observer_.writer().repeat(
         std::chrono::duration_cast<Clock::duration>(
@@ -25,6 +38,12 @@ Status EngineCore::start_observing() {
   }
   if (config.timeline.empty()) return Status();
   return timeline().start(config.timeline, config.timeline_mark_cycles);
+}
+
+bool EngineCore::stop_writer() {
+  if (observer_.writer().stop(Clock::now() + kFilePatience)) return true;
+  logger_.error("metrics or a dump could not be written in time; is the file system there?");
+  return false;
 }
 
 std::unique_ptr<Autotune> EngineCore::make_autotune() {
@@ -48,6 +67,10 @@ EngineStats EngineCore::stats() const {
   stats.operations_done = finished_elsewhere_.load(std::memory_order_relaxed) - finished_at_start_;
   for (const ProcessGroupPtr& group : groups_.all()) {
     stats.operations_done += group->lane()->finished_count();
+    if (group->device().connected()) {
+      stats.responses_executed += group->device().runner().executed();
+      stats.bytes_reduced += group->device().runner().bytes_reduced();
+    }
     if (!group->connected()) continue;
     stats.responses_executed += group->runner().executed();
     stats.bytes_reduced += group->runner().bytes_reduced();

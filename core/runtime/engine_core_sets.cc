@@ -63,9 +63,14 @@ Status EngineCore::remove_process_set(ProcessSetId id) {
     const std::lock_guard lock(sets_mutex_);
     sets_.erase(id);
   }
+  const auto deadline = Clock::now() + milliseconds_of(options_.config.shutdown_timeout_s);
+  // Still among the others meanwhile, so that a failure of the engine ends what is on the device.
+  const ProcessGroupPtr old = groups_.find(id);
+  const bool device_idle = old == nullptr || (groups_.device_lane().wait_launched(*old, deadline) &&
+                                              old->device().wait_idle(deadline));
   const ProcessGroupPtr gone = groups_.take(id);
   if (gone == nullptr) return Status();
-  if (gone->stop(Clock::now() + milliseconds_of(options_.config.shutdown_timeout_s))) {
+  if (device_idle && gone->stop(deadline)) {
     finished_elsewhere_.fetch_add(gone->lane()->finished_count(), std::memory_order_relaxed);
     return Status();
   }

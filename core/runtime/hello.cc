@@ -66,6 +66,18 @@ std::string obstacle(const std::vector<Hello>& hellos, const std::string& name) 
   return "";
 }
 
+// No engine that carries data between hosts knows whose bytes it gets.
+std::string warning_of(const std::vector<Hello>& hellos, const std::string& backend) {
+  const HostIdentity& first = hellos.front().machine;
+  const bool leaves = std::any_of(hellos.begin(), hellos.end(), [&](const Hello& hello) {
+    return !apart(hello.machine, first).empty();
+  });
+  if (!leaves) return "";
+  return "tensors travel between hosts over " + backend +
+         ", neither encrypted nor authenticated: use a network that you trust "
+         "(docs/security.md); control messages are authenticated";
+}
+
 }  // namespace
 
 wire::Bytes encode(const Hello& hello) {
@@ -152,7 +164,9 @@ Result<BackendChoice> choose_backend(const std::vector<Hello>& hellos) {
   const std::string& requested = hellos.front().requested_backend;
   if (!requested.empty() && requested != "auto") {
     const std::string problem = obstacle(hellos, requested);
-    if (problem.empty()) return BackendChoice{requested, "KHORUS_BACKEND asks for it"};
+    if (problem.empty()) {
+      return BackendChoice{requested, "KHORUS_BACKEND asks for it", warning_of(hellos, requested)};
+    }
     return Status(StatusCode::kUnavailable,
                   "the backend \"" + requested +
                       "\" that KHORUS_BACKEND asks for cannot be used: " + problem +
@@ -162,8 +176,10 @@ Result<BackendChoice> choose_backend(const std::vector<Hello>& hellos) {
   for (const Hello::Backend& candidate : hellos.front().backends) {
     const std::string problem = obstacle(hellos, candidate.name);
     if (problem.empty()) {
-      return BackendChoice{candidate.name, "the best that all ranks can use" +
-                                               (others.empty() ? "" : " (" + others + ")")};
+      return BackendChoice{
+          candidate.name,
+          "the best that all ranks can use" + (others.empty() ? "" : " (" + others + ")"),
+          warning_of(hellos, candidate.name)};
     }
     if (!others.empty()) others += "; ";
     others += "not " + candidate.name + ": " + problem;

@@ -45,6 +45,7 @@ Status check_settings(const std::vector<Hello>& hellos);
 struct BackendChoice {
   std::string name;
   std::string reason;
+  std::string warning;  // what the job should say once; empty when the data stays on one host
 };
 // The same on every rank. Unavailable names the rank that cannot, and why.
 Result<BackendChoice> choose_backend(const std::vector<Hello>& hellos);

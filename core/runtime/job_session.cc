@@ -27,6 +27,17 @@ bool JobSession::has_key(const Config& config) {
   return key_.has_value() || config.key_fd >= 0 || !config.key_file.empty();
 }
 
+Result<std::shared_ptr<net::StoreServer>> JobSession::serve(
+    const net::StoreServerOptions& options) {
+  const std::lock_guard lock(mutex_);
+  std::shared_ptr<net::StoreServer>& server = servers_[options.job_id];
+  if (server != nullptr) return server;
+  Result<std::unique_ptr<net::StoreServer>> started = net::StoreServer::start(options);
+  if (!started.ok()) return started.status();
+  server = std::move(*started);
+  return server;
+}
+
 uint64_t JobSession::next_generation(const std::string& job_id) {
   const std::lock_guard lock(mutex_);
   return ++generations_[job_id];

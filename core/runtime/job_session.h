@@ -1,19 +1,22 @@
 // JobSession: what a process remembers of its jobs from one engine to the next.
 //
-// The descriptor with the key can be read once; and every init() after a shutdown() needs names of
-// its own in the store, so the generations of a job are counted. The default engine owns one;
-// others pass theirs in EngineOptions::session.
+// The descriptor with the key can be read once; every init() after a shutdown() needs names of its
+// own in the store, so the generations of a job are counted; and a store that rank 0 serves at a
+// known address must be there for the next init() too. The default engine owns one; others pass
+// theirs in EngineOptions::session.
 //
 // Thread rule: any thread.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 
 #include "core/net/job_key.h"
+#include "core/net/store_server.h"
 #include "khorus/options.h"
 #include "khorus/status.h"
 
@@ -25,6 +28,9 @@ class JobSession {
   Result<net::JobKey> key(const Config& config);
   // Whether there is one to be had.
   bool has_key(const Config& config);
+  // Rank 0 of a job that another launcher started: serves its store, until this object goes. A
+  // second call for the same job gives the same store.
+  Result<std::shared_ptr<net::StoreServer>> serve(const net::StoreServerOptions& options);
   // 1, 2, ... for each engine of this job that this process makes: the epoch on all ranks.
   uint64_t next_generation(const std::string& job_id);
 
@@ -44,7 +50,8 @@ class JobSession {
   std::mutex mutex_;
   std::optional<net::JobKey> key_;
   std::map<std::string, uint64_t> generations_;
-  std::optional<uint64_t> round_;  // the one entered last
+  std::map<std::string, std::shared_ptr<net::StoreServer>> servers_;  // by job
+  std::optional<uint64_t> round_;                                     // the one entered last
   uint64_t engines_in_round_ = 0;
   bool round_is_over_ = true;
 };

@@ -10,7 +10,7 @@
 
 namespace khorus::runtime {
 
-Lane::Lane() : owner_pid_(getpid()) {}
+Lane::Lane(std::shared_ptr<DriverSeat> seat) : owner_pid_(getpid()), seat_(std::move(seat)) {}
 
 Lane::~Lane() { KHORUS_ASSERT(!executor_thread_.joinable(), "a lane was destroyed before stop()"); }
 
@@ -89,7 +89,7 @@ Status Lane::wait_for(WorkState& work, bool* signalled) {
                       std::to_string(getpid()));
   }
   LaneWaiter self;
-  self.may_run = signalled == nullptr;
+  bool drives = seat_ != nullptr;
   Parker::Address sleeper = nullptr;
   {
     Lock lock(mutex_);
@@ -103,12 +103,21 @@ Status Lane::wait_for(WorkState& work, bool* signalled) {
         has_role = false;
         if (work.phase() == WorkState::Phase::kReleased) break;
       }
+      self.may_run = drives || signalled == nullptr;
       link(self, work);
       lock.unlock();
-      const bool interrupted = signalled != nullptr && !self.parker.park_or_signal();
-      if (signalled == nullptr) self.parker.park();
+      bool interrupted = false;
+      if (drives) {
+        const bool in_vain = seat_->drive_until_token(self.parker);
+        interrupted = in_vain && signalled != nullptr;  // a signal may have come meanwhile
+      } else if (signalled != nullptr) {
+        interrupted = !self.parker.park_or_signal();
+      } else {
+        self.parker.park();
+      }
       lock.lock();
       unlink(self, work);
+      if (std::exchange(drives, false) && self.parker.has_token()) self.parker.park();
       has_role = std::exchange(self.has_role, false);
       if (interrupted && work.phase() != WorkState::Phase::kReleased) {
         *signalled = true;

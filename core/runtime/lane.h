@@ -12,7 +12,7 @@
 // The lane's lock also guards the progress of its Works and the threads waiting for each, so that a
 // completion wakes exactly those. Shared by the engine and its Works: a Work outlives the engine.
 //
-// Thread rule: any thread; push(), fail() by the coordinator thread; start() and stop() once.
+// Thread rule: any thread; push(), fail() by who drives the coordinator; start() and stop() once.
 #pragma once
 
 #include <sys/types.h>
@@ -23,12 +23,14 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <thread>
 #include <vector>
 
+#include "core/runtime/driver_seat.h"
 #include "core/runtime/parker.h"
 #include "core/runtime/work_state.h"
 #include "core/wire/message.h"
@@ -48,7 +50,8 @@ struct Job {
 struct LaneWaiter {
   Parker parker;
   bool has_role = false;
-  // Runs jobs while it waits. Not a thread that must see to signals: a job can take long.
+  // Runs jobs while it waits. Not a thread that must see to signals and sleeps: a job can take
+  // long. While it drives (driver_seat.h) it runs the job that it waits for.
   bool may_run = true;
   LaneWaiter* next_of_work = nullptr;
   LaneWaiter* next = nullptr;  // of all waiters of the lane
@@ -65,7 +68,8 @@ class Lane {
     Status status;
   };
 
-  Lane();
+  // `seat`: that a waiting thread may drive; null: none.
+  explicit Lane(std::shared_ptr<DriverSeat> seat = nullptr);
   ~Lane();
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
@@ -85,7 +89,7 @@ class Lane {
   uint64_t finished_count() const noexcept { return finished_.load(std::memory_order_relaxed); }
 
   // For WorkState. Unavailable in a forked child, else ok. With `signalled` a signal handler that
-  // runs on this thread ends the wait, and is noted there.
+  // runs on this thread ends the wait, and is noted there, perhaps also when there was none.
   Status wait_for(WorkState& work, bool* signalled);
   // False when the work is over: then the caller runs the callback.
   bool add_callback(WorkState& work, std::function<void(const Status&)>& callback);
@@ -104,6 +108,7 @@ class Lane {
   void unlink(LaneWaiter& waiter, WorkState& work);
 
   const pid_t owner_pid_;
+  const std::shared_ptr<DriverSeat> seat_;
   std::atomic<uint64_t> finished_{0};
   RunJob run_;
   std::thread executor_thread_;

@@ -1,11 +1,16 @@
 // See observer.h.
 #include "core/runtime/observer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <cctype>
 #include <chrono>
+#include <sstream>
 
 #include "core/base/rank_file.h"
+#include "core/base/upper_case.h"
+#include "core/runtime/error_file.h"
+#include "core/runtime/stack_dump.h"
 #include "khorus/version.h"
 
 namespace khorus::runtime {
@@ -23,18 +28,14 @@ uint64_t elapsed(int64_t from_ns, int64_t to_ns) {
   return static_cast<uint64_t>(std::max<int64_t>(to_ns - from_ns, 0));
 }
 
-std::string upper_case(std::string_view text) {
-  std::string upper(text);
-  std::transform(upper.begin(), upper.end(), upper.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-  return upper;
-}
-
 // Khorus' own exchanges are not operations of the user's.
 bool is_internal(OpKind kind) { return kind == OpKind::kExchange; }
 
 // Not by a rank that has joined and only takes part in what others submit.
 bool is_submitted(const WorkState& work) { return work.trail().submitted_ns != 0; }
+
+// Of the order of all agreed operations: the same number on every rank.
+std::string number(uint64_t position) { return "\"seq\":" + std::to_string(position); }
 
 // "dtype":"float32","shape":"[2,3]": what Horovod says of an operation.
 std::string arguments_of(const TensorView& tensor) {
@@ -46,7 +47,7 @@ std::string arguments_of(const TensorView& tensor) {
 
 Observer::Observer(const Options& options)
     : options_(options),
-      timeline_(options.place.rank),
+      timeline_(options.place.rank, options.host),
       recorder_(static_cast<size_t>(
           std::clamp<int64_t>(options.config->flight_recorder_entries, 0, kMaxEntries))),
       writer_(options.logger) {
@@ -73,7 +74,7 @@ void Observer::submitted(const Batch& batch) {
     WorkState& work = *batch.works[i];
     const WorkState::Operation& operation = work.operation();
     if (timeline_.enabled()) {
-      timeline_.begin(work.name(), "NEGOTIATE_" + upper_case(to_string(operation.kind)));
+      timeline_.begin(work.name(), "NEGOTIATE_" + base::upper_case(to_string(operation.kind)));
     }
     work.trail().submitted_ns = now;
     if (is_internal(operation.kind)) continue;
@@ -98,7 +99,7 @@ void Observer::arrived(const std::vector<protocol::Arrival>& arrivals) {
 void Observer::agreed(const Job& job, uint64_t first_position) {
   const int64_t now = now_ns();
   const OpKind kind = job.response.tensors.front().request.kind;
-  const std::string event = timeline_.enabled() ? upper_case(to_string(kind)) : "";
+  const std::string event = timeline_.enabled() ? base::upper_case(to_string(kind)) : "";
   metrics_.fused_tensors.observe(job.works.size());
   for (size_t i = 0; i < job.works.size(); ++i) {
     WorkState& work = *job.works[i];
@@ -111,7 +112,7 @@ void Observer::agreed(const Job& job, uint64_t first_position) {
     recorder_.agreed(work.trail().record, first_position + i, first_position,
                      static_cast<uint32_t>(job.works.size()), now);
     if (!event.empty()) {
-      timeline_.end(work.name());
+      timeline_.end(work.name(), number(first_position + i));
       timeline_.begin(work.name(), event, arguments_of(work.operation().input));
       timeline_.begin(work.name(), "QUEUE");
     }
@@ -119,7 +120,7 @@ void Observer::agreed(const Job& job, uint64_t first_position) {
 }
 
 void Observer::over(const WorkState& work, const Status& status, uint64_t position) {
-  timeline_.end(work.name());
+  timeline_.end(work.name(), position == 0 ? "" : number(position));
   const OpKind kind = work.operation().kind;
   if (is_internal(kind)) return;
   const uint64_t record = work.trail().record;
@@ -171,9 +172,44 @@ void Observer::finished(const Job& job, const Status& status) {
   if (operation == OpKind::kAllreduce) metrics_.reductions.executed(bytes, took_ns);
 }
 
+void Observer::waited_for() {
+  if (!options_.config->stack_dumps || dumping_stacks_.exchange(true)) return;
+  writer_.post([this] {
+    const base::Logger& logger = *options_.logger;
+    logger.warning("stacks: others wait for this rank (" + options_.host + ", pid " +
+                   std::to_string(getpid()) + "), whose threads are here:");
+    for (const std::string& line : native_stacks()) logger.warning("stacks: " + line);
+    if (*options_.interpreter_stacks != nullptr) {
+      std::istringstream text((*options_.interpreter_stacks)());
+      for (std::string line; std::getline(text, line);) logger.warning("stacks: " + line);
+    }
+    dumping_stacks_ = false;
+  });
+}
+
+void Observer::tell_launcher(const Status& status) {
+  const std::string& path = options_.config->error_file;
+  if (path.empty() || status.code() == StatusCode::kShutdown) return;
+  std::vector<std::string> paths{path};
+  const std::string of_the_lost = error_file_of(status.lost_rank(), options_.place, path);
+  if (!of_the_lost.empty()) paths.push_back(of_the_lost);
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  writer_.post(
+      [this, paths,
+       text = error_file_text(status, options_.place, options_.host,
+                              std::chrono::duration_cast<std::chrono::seconds>(now).count())] {
+        for (const std::string& file : paths) {
+          const Status written = write_error_file(file, text);
+          if (!written.ok())
+            options_.logger->warning("torchrun's error file: " + written.message());
+        }
+      });
+}
+
 void Observer::failed(const Status& status) {
   if (metrics_.engine_failures.value() > 0) return;
   metrics_.engine_failures.add();
+  tell_launcher(status);
   const std::string& prefix = options_.config->flight_recorder_path;
   if (prefix.empty() || !recorder_.enabled()) return;
   writer_.post([this, status, path = prefix + std::to_string(options_.place.rank)] {

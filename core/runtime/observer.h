@@ -10,7 +10,9 @@
 // Thread rule: each method says which thread calls it; the rest from any thread.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -34,6 +36,7 @@ class Observer {
     std::string host;
     const Config* config = nullptr;
     const base::Logger* logger = nullptr;
+    const std::function<std::string()>* interpreter_stacks = nullptr;
   };
   explicit Observer(const Options& options);
 
@@ -53,9 +56,13 @@ class Observer {
   void arrived(const std::vector<protocol::Arrival>& arrivals);
   void agreed(const Job& job, uint64_t first_position);
   void over(const WorkState& work, const Status& status, uint64_t position = 0);
+  // Others wait for what this rank has not submitted: its stacks go to the log, if they are wanted.
+  void waited_for();
   // The engine has failed; the first reason counts. Before its works are failed: whoever they wake
   // may end the process.
   void failed(const Status& status);
+  // Also before there is a coordinator thread.
+  void tell_launcher(const Status& status);
 
   // Who runs the job.
   void started(const Job& job);
@@ -84,6 +91,7 @@ class Observer {
   Metrics metrics_;
   FlightRecorder recorder_;
   BackgroundWriter writer_;
+  std::atomic<bool> dumping_stacks_{false};
   mutable std::mutex mutex_;  // guards the two below
   uint64_t epoch_ = 0;
   std::string backend_;

@@ -100,11 +100,16 @@ Status check_tensor(const CheckedCall& call, const char* role, const TensorView&
     return invalid(call, std::string(role) + " has " + std::to_string(element_count(view.shape)) +
                              " elements and a null data pointer; give it its memory");
   }
-  if (view.device.kind != DeviceKind::kCpu) {
-    return invalid(call, std::string(role) + " is on " + khorus::to_string(view.device) +
-                             "; this version works on the CPU, copy the tensor there first");
-  }
   return Status();
+}
+
+Status check_device(const CheckedCall& call, const char* role, const TensorView& view,
+                    DeviceChoice& choice) {
+  if (view.device.kind == DeviceKind::kCpu) return Status();
+  const Status admitted = choice.admit(view.device);
+  if (admitted.ok()) return admitted;
+  return invalid(call, std::string(role) + " is on " + khorus::to_string(view.device) + "; " +
+                           admitted.message());
 }
 
 Status check_input_and_output(const CheckedCall& call, const TensorView& input,
@@ -112,6 +117,10 @@ Status check_input_and_output(const CheckedCall& call, const TensorView& input,
   if (input.dtype != output.dtype) {
     return invalid(call, "input is " + std::string(to_string(input.dtype)) + " and output is " +
                              std::string(to_string(output.dtype)) + "; both must be of one type");
+  }
+  if (input.device.kind != output.device.kind) {  // the index: see check_device
+    return invalid(call, "input is on " + khorus::to_string(input.device) + " and output is on " +
+                             khorus::to_string(output.device) + "; both must be on one device");
   }
   if (input.shape != output.shape) {
     return invalid(call, "input has the shape " + khorus::to_string(input.shape) +

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/runtime/device_choice.h"
 #include "khorus/engine.h"
 #include "khorus/status.h"
 #include "khorus/types.h"
@@ -27,6 +28,9 @@ struct CheckedCall {
 
 Status check_call(const CheckedCall& call);
 Status check_tensor(const CheckedCall& call, const char* role, const TensorView& view);
+// Not pure: the first device tensor of a rank says which device it uses.
+Status check_device(const CheckedCall& call, const char* role, const TensorView& view,
+                    DeviceChoice& choice);
 // Same dtype and shape, one memory or two that do not overlap.
 Status check_input_and_output(const CheckedCall& call, const TensorView& input,
                               const TensorView& output);

@@ -22,16 +22,17 @@ void ProcessGroup::abort(const std::string& reason) {
   const std::lock_guard lock(mutex_);
   if (!abort_reason_.has_value()) abort_reason_ = reason;
   if (plane_ != nullptr) plane_->abort(reason);
+  device_.abort(reason);
 }
 
 bool ProcessGroup::stop(Clock::time_point deadline) {
-  if (!lane_->stop(deadline)) return false;
+  if (!device_.stop(deadline) || !lane_->stop(deadline)) return false;
   if (plane_ != nullptr) plane_->disconnect();
   return true;
 }
 
 ProcessGroupPtr ProcessGroups::add(ProcessSetId id, std::vector<int> ranks) {
-  auto group = std::make_shared<ProcessGroup>(id, std::move(ranks));
+  auto group = std::make_shared<ProcessGroup>(id, std::move(ranks), seat_);
   const std::lock_guard lock(mutex_);
   if (abort_reason_.has_value()) group->abort(*abort_reason_);
   groups_[id] = group;
@@ -69,10 +70,15 @@ void ProcessGroups::abort(const std::string& reason) {
 }
 
 void ProcessGroups::fail(const Status& status) {
-  for (const ProcessGroupPtr& group : all()) group->lane()->fail(status);
+  device_lane_.fail(status);
+  for (const ProcessGroupPtr& group : all()) {
+    group->device().fail(status);
+    group->lane()->fail(status);
+  }
 }
 
 bool ProcessGroups::stop(Clock::time_point deadline) {
+  if (!device_lane_.stop(deadline)) return false;  // it may be using any of them
   bool all_stopped = true;
   for (const ProcessGroupPtr& group : all()) all_stopped &= group->stop(deadline);
   return all_stopped;

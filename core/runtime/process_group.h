@@ -20,6 +20,8 @@
 
 #include "core/runtime/collective_runner.h"
 #include "core/runtime/data_plane.h"
+#include "core/runtime/device_group.h"
+#include "core/runtime/device_lane.h"
 #include "core/runtime/lane.h"
 #include "khorus/types.h"
 
@@ -30,8 +32,8 @@ class ProcessGroup {
   using Clock = std::chrono::steady_clock;
 
   // `ranks`: global, ascending; one of them is this rank.
-  ProcessGroup(ProcessSetId id, std::vector<int> ranks)
-      : id_(id), ranks_(std::move(ranks)), lane_(std::make_shared<Lane>()) {}
+  ProcessGroup(ProcessSetId id, std::vector<int> ranks, std::shared_ptr<DriverSeat> seat)
+      : id_(id), ranks_(std::move(ranks)), lane_(std::make_shared<Lane>(std::move(seat))) {}
 
   ProcessSetId id() const noexcept { return id_; }
   const std::vector<int>& ranks() const noexcept { return ranks_; }
@@ -51,6 +53,9 @@ class ProcessGroup {
     return connected() ? plane_->allocate(bytes) : nullptr;
   }
   bool connected() const noexcept { return connected_.load(std::memory_order_acquire); }
+  // For operations on device tensors: beside the communicator above, and made when first needed.
+  DeviceGroup& device() noexcept { return device_; }
+  const DeviceGroup& device() const noexcept { return device_; }
 
   // The communicator, now or once it is open, fails with this reason.
   void abort(const std::string& reason);
@@ -64,6 +69,7 @@ class ProcessGroup {
   const std::shared_ptr<Lane> lane_;
   std::unique_ptr<CollectiveRunner> runner_;
   std::atomic<bool> connected_{false};
+  DeviceGroup device_;
 
   std::mutex mutex_;  // guards the two below until connect() is over
   std::unique_ptr<DataPlane> plane_;
@@ -76,6 +82,11 @@ using ProcessGroupPtr = std::shared_ptr<ProcessGroup>;
 class ProcessGroups {
  public:
   using Clock = ProcessGroup::Clock;
+
+  // That of the engine's coordinator.
+  DriverSeat& seat() noexcept { return *seat_; }
+  // Of all groups.
+  DeviceLane& device_lane() noexcept { return device_lane_; }
 
   ProcessGroupPtr add(ProcessSetId id, std::vector<int> ranks);
   // Null: this rank has no group of this id.
@@ -91,6 +102,8 @@ class ProcessGroups {
   bool stop(Clock::time_point deadline);
 
  private:
+  const std::shared_ptr<DriverSeat> seat_ = std::make_shared<DriverSeat>();
+  DeviceLane device_lane_;
   mutable std::mutex mutex_;
   std::map<ProcessSetId, ProcessGroupPtr> groups_;
   std::optional<std::string> abort_reason_;

@@ -22,4 +22,12 @@ std::optional<ProcessStat> read_process_stat(int64_t pid);
 // `pid` as seen from here; 0: this process. Empty: there is no such process.
 std::string process_identity(int64_t pid);
 
+// A descriptor, the caller's, that is readable once the process with this identity has ended, and
+// its pid as seen from here. -1: it is of another machine or pid namespace, or cannot be watched.
+struct ProcessHandle {
+  int fd = -1;
+  int64_t pid = 0;
+};
+ProcessHandle open_process(const std::string& identity);
+
 }  // namespace khorus::runtime

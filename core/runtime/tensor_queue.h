@@ -37,10 +37,12 @@ class TensorQueue {
     std::optional<Status> end_now;             // and has waited long enough
   };
 
-  // Ok, or why the queue is closed; then the batch is untouched.
-  Status push(Batch& batch) {
+  // Ok, or why the queue is closed; then the batch is untouched. `first`: whether it is the only
+  // one here now.
+  Status push(Batch& batch, bool* first) {
     const std::lock_guard lock(mutex_);
     if (closed_.has_value()) return *closed_;
+    *first = contents_.batches.empty();
     contents_.batches.push_back(std::move(batch));
     return Status();
   }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/base/json.h"
+#include "core/runtime/host_identity.h"
 
 namespace khorus::runtime {
 namespace {
@@ -38,6 +39,7 @@ Status Timeline::start(const std::string& path, bool mark_cycles) {
   }
   file_.add("{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":0,\"args\":{\"name\":\"rank " +
             std::to_string(rank_) + "\"}}");
+  file_.add(about_the_clock());
   writer_ = std::thread([this] { writer_loop(); });
   pthread_setname_np(writer_.native_handle(), "khorus-trace");
   mark_cycles_.store(mark_cycles);
@@ -66,8 +68,8 @@ void Timeline::begin(const std::string& tensor, std::string_view event,
   if (enabled()) add(Phase::kBegin, tensor, event, arguments);
 }
 
-void Timeline::end(const std::string& tensor) {
-  if (enabled()) add(Phase::kEnd, tensor, {});
+void Timeline::end(const std::string& tensor, std::string_view arguments) {
+  if (enabled()) add(Phase::kEnd, tensor, {}, arguments);
 }
 
 void Timeline::tick(const std::string& tensor, std::string_view event) {
@@ -76,6 +78,20 @@ void Timeline::tick(const std::string& tensor, std::string_view event) {
 
 void Timeline::mark(std::string_view event) {
   if (enabled()) add(Phase::kMark, {}, event);
+}
+
+// The same clock is that of one boot of a machine, in one time namespace.
+std::string Timeline::about_the_clock() const {
+  const auto microseconds = [](auto time) {
+    return std::to_string(
+        std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count());
+  };
+  const auto since = Clock::now() - origin_;
+  return "{\"name\":\"khorus_clock\",\"ph\":\"M\",\"pid\":0,\"args\":{\"rank\":" +
+         std::to_string(rank_) + ",\"host\":" + json_quoted(host_) +
+         ",\"clock\":" + json_quoted(own_host_identity().boot + " " + own_namespace("time")) +
+         ",\"origin_us\":" + microseconds(origin_) +
+         ",\"unix_us\":" + microseconds(std::chrono::system_clock::now() - since) + "}}";
 }
 
 void Timeline::add(Phase phase, const std::string& tensor, std::string_view event,
@@ -130,7 +146,8 @@ void Timeline::write(const Record& record) {
               (record.arguments.empty() ? "}" : ",\"args\":{" + record.arguments + "}}"));
   } else if (row.depth > 0) {  // else it began before the recording
     --row.depth;
-    file_.add("{\"ph\":\"E\"" + place + time + "}");
+    file_.add("{\"ph\":\"E\"" + place + time +
+              (record.arguments.empty() ? "}" : ",\"args\":{" + record.arguments + "}}"));
   }
 }
 

@@ -1,7 +1,9 @@
 // Timeline: what this rank did when, as a Chrome trace (chrome://tracing, Perfetto), with Horovod's
 // event names: one row per tensor; NEGOTIATE_ALLREDUCE from submit to agreement, then ALLREDUCE
 // with QUEUE, MEMCPY_IN_FUSION_BUFFER, GLOO_ALLREDUCE, MEMCPY_OUT_FUSION_BUFFER inside. Format: the
-// JSON array of the Trace Event Format; it is closed after every write (timeline_file.h). On rank
+// JSON array of the Trace Event Format; it is closed after every write (timeline_file.h). It opens
+// with whose clock it is of and ends negotiations with the operation's number, which is the same on
+// every rank: with both, `khorus trace merge` aligns the files of several hosts. On rank
 // 0, which hears of all, NEGOTIATE_ carries a tick named by the number of each rank as it arrives.
 //
 // Events go through a bounded queue to the trace writer's own thread; what does not fit is counted
@@ -30,7 +32,8 @@ namespace khorus::runtime {
 
 class Timeline {
  public:
-  explicit Timeline(int rank) : rank_(rank) {}
+  // `host`: for people who read traces of several.
+  explicit Timeline(int rank, std::string host = "") : rank_(rank), host_(std::move(host)) {}
   ~Timeline();
   Timeline(const Timeline&) = delete;
   Timeline& operator=(const Timeline&) = delete;
@@ -46,7 +49,7 @@ class Timeline {
 
   // `arguments`: members of a JSON object, without the braces.
   void begin(const std::string& tensor, std::string_view event, std::string_view arguments = {});
-  void end(const std::string& tensor);
+  void end(const std::string& tensor, std::string_view arguments = {});
   // A moment in the life of a tensor.
   void tick(const std::string& tensor, std::string_view event);
   // A moment in the life of the whole rank.
@@ -73,9 +76,11 @@ class Timeline {
   void writer_loop();
   void write(const Record& record);
   Row& row_of(const std::string& tensor);
+  std::string about_the_clock() const;
   void finish_file();
 
   const int rank_;
+  const std::string host_;
   std::atomic<bool> enabled_{false};
   std::atomic<bool> mark_cycles_{false};
 

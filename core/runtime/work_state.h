@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/wire/message.h"
@@ -21,6 +22,7 @@
 
 namespace khorus::runtime {
 
+class DeviceMark;
 class Lane;
 struct LaneWaiter;
 
@@ -51,6 +53,10 @@ class WorkState final : public Work {
   const Operation& operation() const noexcept { return operation_; }
   const std::shared_ptr<Lane>& lane() const noexcept { return lane_; }
 
+  // Of device tensors; else null. Before the Work is submitted.
+  void set_device_mark(std::shared_ptr<DeviceMark> mark) { device_mark_ = std::move(mark); }
+  const std::shared_ptr<DeviceMark>& device_mark() const noexcept { return device_mark_; }
+
   // When it reached which stage (nanoseconds of steady_clock), and its number in the flight
   // recorder. The observer's, on whichever thread has the work in hand.
   struct Trail {
@@ -79,6 +85,7 @@ class WorkState final : public Work {
   Operation operation_;
   Trail trail_;
   std::shared_ptr<Lane> lane_;
+  std::shared_ptr<DeviceMark> device_mark_;
   std::vector<int64_t> extents_;
   std::vector<wire::Bytes> payloads_;
   int64_t value_ = -1;

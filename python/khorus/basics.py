@@ -43,9 +43,9 @@ def init(comm: Any = None, process_sets: str | Sequence[ProcessSet] | None = Non
     """Finds this process's place in the job and starts the engine. A second call does nothing.
 
     The place and all knobs are read from the environment now (docs/knobs.md): khorusrun sets it,
-    and torchrun, mpirun and srun are known. `process_sets` are made at once, in this order;
-    "dynamic" is accepted, for sets may always be added later. `comm`, an MPI communicator or a list
-    of ranks in Horovod, must be None: the job is all of its ranks.
+    torchrun, mpirun and srun are known, and so are RANK and WORLD_SIZE. `process_sets` are made at
+    once, in this order; "dynamic" is accepted, for sets may always be added later. `comm`, an MPI
+    communicator or a list of ranks in Horovod, must be None: the job is all of its ranks.
     """
     from khorus import process_sets as registry
 

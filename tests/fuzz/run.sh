@@ -31,7 +31,8 @@ flags="-std=c++20 -O1 -g -I. -Icore/include -fno-omit-frame-pointer"
 checks="-fsanitize=address,undefined -fno-sanitize-recover=all"
 sources="$(ls core/wire/*.cc core/protocol/*.cc) core/base/assert.cc core/base/status.cc
          core/base/types.cc core/base/log.cc core/base/config.cc core/base/config_table.cc
-         core/base/knob_value.cc core/base/launcher_place.cc core/net/authentication.cc
+         core/base/knob_value.cc core/base/launcher_place.cc core/base/slurm_lists.cc
+         core/net/authentication.cc core/net/key_page.cc
          core/net/frame_seal.cc
          core/net/job_key.cc core/net/mac.cc core/net/store_protocol.cc"
 

@@ -1,6 +1,7 @@
 // The table of knobs, and Config made from variables.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 #include <string>
 
@@ -152,6 +153,16 @@ TEST(Config, PlaceIsWholeOrAbsent) {
   EXPECT_NE(error_of({{"KHORUS_RANK", "4"}, {"KHORUS_SIZE", "4"}}), "no error");
   EXPECT_NE(error_of({{"KHORUS_RANK", "0"}}), "no error");
   EXPECT_NE(error_of({{"KHORUS_LOCAL_SIZE", "2"}}), "no error");
+}
+
+TEST(Config, OurVariablesMayComeFromAnotherLauncher) {
+  const std::map<std::string, std::string> place = {{"KHORUS_RANK", "1"}, {"KHORUS_SIZE", "2"}};
+  EXPECT_EQ(parsed(place).launcher, "");
+  std::map<std::string, std::string> of_ray = place;
+  of_ray["KHORUS_LAUNCHER"] = "Ray";
+  of_ray["OMPI_COMM_WORLD_RANK"] = "0";  // mpirun has started Ray itself
+  EXPECT_EQ(parsed(of_ray).launcher, "Ray");
+  EXPECT_EQ(parsed(of_ray).rank, 1);
 }
 
 TEST(Config, UnknownNameWarnsWithTheNearest) {

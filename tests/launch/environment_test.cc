@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 namespace khorus::launch {
 namespace {
 
@@ -33,6 +35,19 @@ TEST(Environment, CoresAreSharedOnce) {
   variables["OMP_NUM_THREADS"] = "7";
   EXPECT_TRUE(share_cores(1, &variables).empty());
   EXPECT_EQ(variables["OMP_NUM_THREADS"], "7");
+}
+
+TEST(Environment, TheJobThatThisProcessIsARankOfIsNotInherited) {
+  const char* const names[] = {"KHORUS_RANK", "KHORUS_STORE", "KHORUS_KEY_FD", "KHORUS_LAUNCHER"};
+  for (const char* name : names) ::setenv(name, "1", 1);
+  ::setenv("KHORUS_LOG_LEVEL", "info", 1);
+  const Variables inherited = inherited_variables();
+  for (const char* name : names) {
+    EXPECT_EQ(inherited.count(name), 0u) << name;
+    ::unsetenv(name);
+  }
+  EXPECT_EQ(inherited.count("KHORUS_LOG_LEVEL"), 1u);
+  ::unsetenv("KHORUS_LOG_LEVEL");
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,12 +74,57 @@ def khorusrun(
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
+def started(
+    test: unittest.TestCase, command: Sequence[str], variables: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """A command that is gone when the test ends, whatever becomes of it."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=variables,
+    )
+    test.addCleanup(process.communicate)
+    test.addCleanup(process.kill)
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> Completed:
+    out, err = process.communicate(timeout=BOUND_S)
+    return Completed(process.returncode, out, err)
+
+
+def key_file(path: Path) -> str:
+    """The path, where a key is from now on."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(os.urandom(32).hex())
+    return str(path)
+
+
+def wait_for_end(pid: int, deadline: float) -> None:
+    """A process of anybody's; no sleeping, no polling."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        ready, _, _ = select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+    finally:
+        os.close(handle)
+    if not ready:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        raise AssertionError(f"process {pid} does not end: {line}")
+
+
 class Lifeline:
     """The reading end of the pipe that every process of a job holds."""
 
     def __init__(self, reading: int) -> None:
         self._reading = reading
         self._text = b""
+        self.bound_s = BOUND_S
 
     def _read(self, deadline: float) -> bytes:
         ready, _, _ = select.select([self._reading], [], [], max(0.0, deadline - time.monotonic()))
@@ -89,7 +134,7 @@ class Lifeline:
 
     def wait_for(self, word: str, count: int) -> list[str]:
         """Returns the lines so far once `count` of them start with `word`."""
-        deadline = time.monotonic() + BOUND_S
+        deadline = time.monotonic() + self.bound_s
         while True:
             lines = self._text.decode().splitlines()
             if sum(line.startswith(word) for line in lines) >= count:
@@ -100,7 +145,7 @@ class Lifeline:
             self._text += piece
 
     def wait_until_all_are_gone(self) -> None:
-        deadline = time.monotonic() + BOUND_S
+        deadline = time.monotonic() + self.bound_s
         while piece := self._read(deadline):
             self._text += piece
 
@@ -147,11 +192,15 @@ class RunningJob:
 
 @contextmanager
 def running(
-    *arguments: str, ignored: signal.Signals | None = None, **changes: str | None
+    *arguments: str,
+    ignored: signal.Signals | None = None,
+    kept: Sequence[int] = (),
+    **changes: str | None,
 ) -> Iterator[RunningJob]:
     """Starts khorusrun; its programs find the lifeline's number in LIFELINE.
 
-    `ignored` is a signal that the launcher is born to ignore.
+    `ignored` is a signal that the launcher is born to ignore; `kept` are further descriptors that
+    all inherit.
     """
     reading, writing = os.pipe()
     command = [KHORUSRUN, *arguments]
@@ -162,7 +211,7 @@ def running(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        pass_fds=[writing],
+        pass_fds=[writing, *kept],
         env=environment(LIFELINE=str(writing), **changes),
     )
     os.close(writing)

@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "core/base/config_table.h"
 #include "core/launch/help.h"
 #include "core/launch/hosts.h"
 #include "core/launch/mpirun.h"
@@ -83,7 +86,7 @@ TEST(Options, ErrorsSayWhich) {
 
 TEST(Options, WhatIsNotBuiltSaysSo) {
   for (const char* flag : {"--jsrun", "--min-np", "--max-np", "--host-discovery-script",
-                           "--elastic-timeout", "--slots-per-host", "--config-file",
+                           "--elastic-timeout", "--slots-per-host", "--ccl-bgt-affinity",
                            "--hierarchical-allreduce", "--blacklist-cooldown-range"}) {
     const std::string error = error_of({flag, "1", "-np", "1", "prog"});
     EXPECT_TRUE(contains(error, flag) && contains(error, "not built yet")) << error;
@@ -165,6 +168,37 @@ TEST(Help, NamesEveryFlag) {
     EXPECT_TRUE(contains(help, first)) << first;
   }
   EXPECT_TRUE(contains(help, "--fusion-threshold-mb MiB"));
+}
+
+TEST(Help, NamesEverySettingThatHasAnOptionOnce) {
+  const std::string help = help_text();
+  for (const base::Knob& knob : base::knobs()) {
+    const std::string head = "\n  --" + std::string(knob.flag);
+    const bool shown = !knob.flag.empty() && knob.used();
+    const std::string variable = "(KHORUS_" + std::string(knob.name) + ")\n";
+    if (!shown) {
+      EXPECT_FALSE(contains(help, variable)) << knob.name;
+      continue;
+    }
+    const size_t at = help.find(head + (knob.type == base::KnobType::kBool ? "\n" : " "));
+    ASSERT_NE(at, std::string::npos) << head;
+    EXPECT_LT(at, help.find(variable)) << knob.name;
+    EXPECT_EQ(help.find(variable), help.rfind(variable)) << knob.name;
+  }
+}
+
+TEST(Help, FitsATerminalAndStandsInSections) {
+  std::istringstream lines(help_text());
+  std::vector<std::string> titles;
+  bool after_empty = false;
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_LE(line.size(), 98U) << line;
+    if (after_empty && !line.empty() && line.front() != ' ') titles.push_back(line);
+    after_empty = line.empty();
+  }
+  for (const char* title : {"Output", "When a rank fails", "Data plane", "Watching"}) {
+    EXPECT_EQ(std::ranges::count(titles, title), 1) << title;
+  }
 }
 
 }  // namespace

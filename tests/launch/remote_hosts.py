@@ -8,9 +8,9 @@ the listening sshd is left there. It waits for pidfds; nothing sleeps or polls.
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -19,7 +19,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from launching import BOUND_S, KHORUSRUN, Completed, Lifeline, RunningJob, environment
+from launching import (
+    BOUND_S,
+    KHORUSRUN,
+    Completed,
+    Lifeline,
+    RunningJob,
+    environment,
+    wait_for_end,
+)
 
 PORT = 2222
 SSHD_CONFIG = """
@@ -73,7 +81,11 @@ class Host:
 
     def command(self, *words: str) -> list[str]:
         """`words` such that the process that is started becomes them, on this host."""
-        script = f'hostname {self.name}; mount -t tmpfs run /run; mkdir /run/sshd; exec "$@"'
+        names = shlex.quote(str(self.folder / "names"))
+        script = (
+            f"hostname {self.name}; mount -t tmpfs run /run; mkdir /run/sshd; "
+            f'[ ! -e {names} ] || mount --bind {names} /etc/hosts; exec "$@"'
+        )
         inside = ["unshare", "--uts", "--mount", "sh", "-c", script, "sh", *words]
         return ["ip", "netns", "exec", self.namespace, *inside]
 
@@ -131,18 +143,17 @@ class Host:
         return [line for line in text.splitlines() if f"{self.address}:{PORT} " not in line]
 
 
-def wait_for_end(pid: int, deadline: float) -> None:
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        ready, _, _ = select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
-    finally:
-        os.close(handle)
-    if not ready:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        raise AssertionError(f"process {pid} does not end: {line}")
+def kill_all(namespace: str) -> None:
+    """What is killed may have started another process just before: until nothing is there."""
+    deadline = time.monotonic() + BOUND_S
+    while pids := subprocess.run(
+        ["ip", "netns", "pids", namespace], capture_output=True, text=True
+    ).stdout.split():
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        for pid in pids:
+            wait_for_end(int(pid), deadline)
 
 
 class Network:
@@ -182,18 +193,19 @@ class Network:
     def in_switch(self, *words: str) -> None:
         run("ip", "-n", self.switch, *words)
 
+    def name_hosts(self, *names: str) -> None:
+        """What the hosts are called in processes that start there from now on."""
+        lines = ["127.0.0.1 localhost"]
+        lines += [f"{host.address} {name}" for host, name in zip(self.hosts, names, strict=False)]
+        (self.folder / "names").write_text("\n".join(lines) + "\n")
+
     def set_link(self, number: int, state: str) -> None:
         """Takes the cable of a host out ("down"), and puts it in again ("up")."""
         self.in_switch("link", "set", f"port{number}", state)
 
     def remove(self) -> None:
         for host in self.hosts:
-            listed = subprocess.run(
-                ["ip", "netns", "pids", host.namespace], capture_output=True, text=True
-            ).stdout
-            for pid in listed.split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), 9)
+            kill_all(host.namespace)
             if host.sshd is not None:
                 host.sshd.communicate()
             subprocess.run(["ip", "netns", "delete", host.namespace], capture_output=True)

@@ -108,6 +108,23 @@ class CommandLine(LaunchTest):
         done = khorusrun("-np", "1", *flags, "sh", "-c", show, KHORUS_CYCLE_TIME="9")
         self.assertEqual(done.out, "8MiB 2 info\n")
 
+    def test_options_from_a_file(self) -> None:
+        path = self.folder / "job.yaml"
+        path.write_text(
+            "num-proc: 2\nno-prefix: true\nparams:\n  fusion_threshold_mb: 8\n  cycle_time_ms: 2\n"
+        )
+        show = "echo $KHORUS_RANK $KHORUS_FUSION_THRESHOLD $KHORUS_CYCLE_TIME"
+        flags = ["--config-file", str(path), "--cycle-time-ms", "3"]
+        done = khorusrun(*flags, "sh", "-c", show, HOROVOD_FUSION_THRESHOLD="1")
+        if "built without yaml-cpp" in done.err:
+            self.assertEqual(done.code, 2)
+            self.skipTest(done.err)
+        self.assertEqual(sorted(done.out.splitlines()), ["0 8MiB 3", "1 8MiB 3"], done.err)
+        path.write_text("params:\n  fusion_treshold_mb: 8\n")
+        done = khorusrun(*flags, "true")
+        self.assertEqual(done.code, 2)
+        self.assertIn(f'{path}:2: unknown key "fusion_treshold_mb"', done.err)
+
     def test_hostfile(self) -> None:
         path = self.folder / "hosts"
         path.write_text("# ours\nlocalhost slots=2\n127.0.0.1:1\n")

@@ -57,6 +57,18 @@ class TwoHosts(RemoteTest):
         self.assertIn("backend gloo", done.err)
         self.assertIn("in another network namespace", done.err)
 
+    def test_under_tls(self) -> None:
+        """The agent, the ranks there and those here meet at one store."""
+        done = self.launch("-H", self.slots(2), "--tls", HELLO)
+        self.assertEqual(done.code, 0, done.err)
+        self.assertEqual(done.out.count("the ranks sum to 6"), 4, done.out)
+
+    def test_what_is_not_protected_between_hosts_is_said_once(self) -> None:
+        done = self.launch("-H", self.slots(2), HELLO)
+        self.assertEqual(done.err.count("neither encrypted nor authenticated"), 1, done.err)
+        done = self.launch("-H", self.slots(2, 1), HELLO)
+        self.assertNotIn("authenticated", done.err)
+
     def test_all_ranks_on_one_other_host(self) -> None:
         done = self.launch("-H", self.slots(2, 1), "--log-level", "info", HELLO)
         self.assertEqual(done.code, 0, done.err)
@@ -201,6 +213,7 @@ class Failure(RemoteTest):
         work = f"exec {WORKER} 3 4 7 -1 3</dev/null 4>>$LIFELINE\n"
         hosts = self.slots(2)
         with self.running("-H", hosts, self.script(work), ready=4) as job:
+            job.lifeline.wait_for("worked", 4)
             os.kill(self.hosts[1].find("crash_worker")[0], signal.SIGKILL)
             done = job.wait()
             job.lifeline.wait_until_all_are_gone()

@@ -8,7 +8,7 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from launching import BOUND_S, KHORUSRUN, Completed, environment
+from launching import KHORUSRUN, Completed, ended, environment, key_file, started
 from remote_hosts import RemoteTest
 
 HELLO = os.environ["KHORUS_TEST_HELLO"]
@@ -22,37 +22,18 @@ print(os.uname().nodename, *(os.environ["KHORUS_" + name] for name in names), fl
 class Nodes(RemoteTest):
     size = 2
 
-    def key_file(self, name: str) -> str:
-        path = self.folder / name
-        if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(os.urandom(32).hex())
-        return str(path)
-
     def start(self, host: int, *arguments: str, key: str = "key") -> subprocess.Popen[bytes]:
         endpoint = f"{self.hosts[0].address}:29500"
         own = [KHORUSRUN, "--rdzv-endpoint", endpoint, *arguments]
-        process = subprocess.Popen(
-            self.hosts[host].command(*own),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(KHORUS_KEY_FILE=key and self.key_file(key)),
-        )
-        self.addCleanup(process.communicate)
-        self.addCleanup(process.kill)
-        return process
-
-    def end(self, process: subprocess.Popen[bytes]) -> Completed:
-        out, err = process.communicate(timeout=BOUND_S)
-        return Completed(process.returncode, out, err)
+        variables = environment(KHORUS_KEY_FILE=key and key_file(self.folder / key))
+        return started(self, self.hosts[host].command(*own), variables)
 
     def nodes(self, *arguments: str) -> list[Completed]:
         """A launcher on each host, the last one first."""
         processes = [
             self.start(i, "--nnodes", "2", "--node-rank", str(i), *arguments) for i in (1, 0)
         ]
-        done = [self.end(process) for process in processes]
+        done = [ended(process) for process in processes]
         for host in self.hosts:
             host.wait_until_idle()
         return done[::-1]
@@ -77,6 +58,16 @@ class Nodes(RemoteTest):
             self.assertEqual(done.out.count("the ranks sum to 6"), 2, done.out)
         self.assertIn("backend gloo", first.err)
 
+    def test_under_tls(self) -> None:
+        for done in self.nodes("-np", "1", "--tls", HELLO):
+            self.assertEqual(done.code, 0, done.err)
+            self.assertEqual(done.out.count("the ranks sum to 1"), 1, done.out)
+        self.start(0, "--nnodes", "2", "-np", "1", HELLO)
+        arguments = ["--nnodes", "2", "--node-rank", "1", "--tls", "-np", "1"]
+        second = ended(self.start(1, *arguments, HELLO))
+        self.assertEqual(second.code, 1)
+        self.assertIn("a store server, has KHORUS_TLS=0, this process", second.err)
+
     def test_a_lost_rank_ends_the_job_on_both(self) -> None:
         lifeline = self.folder / "lifeline"
         os.mkfifo(lifeline)
@@ -92,7 +83,7 @@ class Nodes(RemoteTest):
             while stream.readline() != b"ready\n":
                 pass
             os.kill(self.hosts[1].find("crash_worker")[0], signal.SIGKILL)
-            first, second = (self.end(process) for process in processes)
+            first, second = (ended(process) for process in processes)
         self.assertIn("rank 1 failed first: killed by signal 9", second.err)
         self.assertEqual(second.code, 137)
         self.assertIn("rank 0 failed first", first.err)
@@ -100,13 +91,13 @@ class Nodes(RemoteTest):
 
     def test_a_node_that_does_not_come_is_named(self) -> None:
         process = self.start(0, "--nnodes", "2", "--start-timeout", "1", "-np", "1", HELLO)
-        done = self.end(process)
+        done = ended(process)
         self.assertEqual(done.code, 1)
         self.assertIn("node 1 of 2 did not come", done.err)
         process = self.start(
             1, *["--nnodes", "2", "--node-rank", "1", "--start-timeout", "1", "-np", "1"], HELLO
         )
-        done = self.end(process)
+        done = ended(process)
         self.assertEqual(done.code, 1)
         self.assertIn("node 0 did not come within 1000 ms", done.err)
 
@@ -115,20 +106,20 @@ class Nodes(RemoteTest):
             self.start(i, "--nnodes", "2", "--node-rank", str(i), "-np", str(1 + i), HELLO)
             for i in (0, 1)
         ]
-        done = [self.end(process) for process in processes]
+        done = [ended(process) for process in processes]
         for one in done:
             self.assertEqual(one.code, 1)
         self.assertIn(
-            "of 2 nodes with 1 ranks each, and that of node 1 of 2 nodes with 2", done[0].err
+            'of 2 nodes with 1 ranks each, and that of node 1 of "2 nodes with 2', done[0].err
         )
 
     def test_without_the_key(self) -> None:
-        done = self.end(self.start(0, "--nnodes", "2", "-np", "1", HELLO, key=""))
+        done = ended(self.start(0, "--nnodes", "2", "-np", "1", HELLO, key=""))
         self.assertEqual(done.code, 2)
         self.assertIn("KHORUS_KEY_FILE", done.err)
         self.start(0, "--nnodes", "2", "-np", "1", HELLO)
         arguments = ["--nnodes", "2", "--node-rank", "1", "-np", "1"]
-        second = self.end(self.start(1, *arguments, HELLO, key="other_key"))
+        second = ended(self.start(1, *arguments, HELLO, key="other_key"))
         self.assertEqual(second.code, 1)
         self.assertIn("key", second.err)
         self.assertNotIn("did not come", second.err)
@@ -138,7 +129,7 @@ class Nodes(RemoteTest):
         assert process.stderr is not None
         self.assertIn(b"node 0 meets the others at", process.stderr.readline())
         process.send_signal(signal.SIGINT)
-        self.assertEqual(self.end(process).code, -signal.SIGINT)
+        self.assertEqual(ended(process).code, -signal.SIGINT)
         self.hosts[0].wait_until_idle()
 
 

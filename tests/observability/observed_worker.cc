@@ -4,7 +4,9 @@
 //   observed_worker STEPS [DUMPS]
 //
 // STEPS: -1: until the job breaks; "stuck": three, then rank 1 does nothing more and the others
-// wait for its layers until the job breaks. DUMPS: after the last step each rank r dumps its flight
+// wait for its layers until the job breaks; "slow": 120, before each of which rank 1 takes 15 ms.
+// "spinning": as "stuck", but rank 1 calculates for ever, and has a thread that blocks all signals.
+// DUMPS: after the last step each rank r dumps its flight
 // recorder to DUMPSr.
 //
 // The place and the knobs come from the environment, as from khorusrun. After three steps it writes
@@ -12,14 +14,25 @@
 // what it waits for. Exits with 0, or 3 when the engine
 // failed.
 #include <khorus/khorus.h>
+#include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <latch>
 #include <string>
+#include <thread>
 #include <vector>
+
+// Exported, so that its name can be seen in a stack.
+extern "C" [[gnu::noinline, gnu::visibility("default")]] void spin_for_ever() {
+  volatile uint64_t steps = 0;
+  while (true) steps = steps + 1;
+}
 
 namespace {
 
@@ -55,8 +68,25 @@ void say_ready() {
   if (write(std::atoi(descriptor), text.data(), text.size()) < 0) std::_Exit(4);
 }
 
-void get_stuck(std::vector<std::vector<float>>* layers) {
+void start_deaf_thread() {
+  std::latch ready(1);
+  std::thread([&ready] {
+    pthread_setname_np(pthread_self(), "deaf");
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    ready.count_down();
+    while (true) pause();
+  }).detach();
+  ready.wait();
+}
+
+void get_stuck(std::vector<std::vector<float>>* layers, bool spinning) {
   if (khorus::rank() == 1) {
+    if (spinning) {
+      start_deaf_thread();
+      spin_for_ever();
+    }
     say_ready();
     while (true) pause();
   }
@@ -69,17 +99,20 @@ void get_stuck(std::vector<std::vector<float>>* layers) {
 
 int main(int argc, char** argv) {
   if (argc != 2 && argc != 3) return 2;
-  const bool stuck = argv[1] == std::string("stuck");
-  const int steps = stuck ? 3 : std::atoi(argv[1]);
+  const bool spinning = argv[1] == std::string("spinning");
+  const bool stuck = spinning || argv[1] == std::string("stuck");
+  const bool slow = argv[1] == std::string("slow");
+  const int steps = stuck ? 3 : slow ? 120 : std::atoi(argv[1]);
   try {
     khorus::init();
     std::vector<std::vector<float>> layers(kLayers);
     for (size_t i = 0; i < kLayers; ++i) layers[i].assign(100 * (i + 1), 1.0F);
     for (int i = 0; i != steps; ++i) {
+      if (slow && khorus::rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(15));
       step(&layers);
       if (i == 2 && !stuck) say_ready();
     }
-    if (stuck) get_stuck(&layers);
+    if (stuck) get_stuck(&layers, spinning);
     if (argc == 3) {
       const std::string path = argv[2] + std::to_string(khorus::rank());
       khorus::throw_if_error(khorus::engine().dump_flight_recorder(path));

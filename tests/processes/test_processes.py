@@ -55,7 +55,7 @@ class Interfaces(unittest.TestCase):
             run = run_ranks(2, "--network-interfaces", interface, "--log-level", "info",
                             tests="Operations.*")  # fmt: skip
             self.assertEqual(run.returncode, 0, run.stdout)
-            self.assertIn(f"gloo: connected over {interface};", run.stdout)
+            self.assertIn(f"gloo: connected over {interface}\n", run.stdout)
 
     def test_there_is_none_of_that_name(self) -> None:
         run = run_ranks(2, "--network-interfaces", "nosuch0")

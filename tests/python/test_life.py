@@ -7,6 +7,7 @@ KHORUS_TEST_KHORUSRUN.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -68,6 +69,35 @@ def test_init_and_shutdown_many_times(tmp_path: Path) -> None:
         ),
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_init_again_where_rank_0_serves_the_store(tmp_path: Path) -> None:
+    """Under RANK and WORLD_SIZE alone: ranks of two hosts, as far as they are told."""
+    text = """
+        import khorus
+        for i in range(4):
+            khorus.init()
+            assert khorus.cross_size() == 2
+            assert khorus.allreduce([1.0], op=khorus.Sum)[0] == 2
+            khorus.shutdown()
+    """
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_text(os.urandom(32).hex())
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "KHORUS_KEY_FILE": str(key)}
+    variables["MASTER_PORT"] = str(random.randrange(10000, 20000))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, program(tmp_path, text)],
+            env=os.environ | variables | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        _, said = rank.communicate(timeout=BOUND_S)
+        assert rank.returncode == 0, said
 
 
 def test_without_torch(tmp_path: Path) -> None:

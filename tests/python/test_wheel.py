@@ -99,11 +99,13 @@ def test_a_fresh_environment_runs_it(wheel: Path, tmp_path: Path) -> None:
     install(python, wheel)
     output = check_installed(python, tmp_path)
     assert f"khorus of {tmp_path}/environment/" in output
+    trace = tmp_path / "trace.json"
+    program = tmp_path / "program.py"
+    khorusrun = python.parent / "khorusrun"
+    said(khorusrun, "-np", "2", "--timeline-filename", trace, program, folder=tmp_path)
+    assert "2 ranks on 1 host" in said(python.parent / "khorus", "trace", "merge", trace)
     if (BUILD / "lib/khorus/libkhorus_backend_gloo.so").exists():
-        khorusrun = python.parent / "khorusrun"
-        output = said(
-            khorusrun, "-np", "2", "--backend", "gloo", tmp_path / "program.py", folder=tmp_path
-        )
+        output = said(khorusrun, "-np", "2", "--backend", "gloo", program, folder=tmp_path)
         assert f"gloo {tmp_path}/environment/" in output, "the Gloo of the wheel"
 
 

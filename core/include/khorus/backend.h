@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define KHORUS_BACKEND_ABI 4
+#define KHORUS_BACKEND_ABI 5
 
 /* An error, filled in by the side that fails. `code` is a khorus::StatusCode (0: ok); `rank` is the
  * global rank it is about, or -1; `message` ends with a NUL. */
@@ -30,6 +30,15 @@ typedef struct khorus_error {
   int32_t rank;
   char message[512];
 } khorus_error;
+
+/* Since ABI 5. One tensor of an operation that several travel in. */
+typedef struct khorus_piece {
+  const void* input; /* may equal output */
+  void* output;
+  uint64_t count;    /* elements, not 0 */
+  void* stream;      /* as in khorus_op */
+  void* ready_event; /* as in khorus_op */
+} khorus_piece;
 
 /* khorus::OpKind, khorus::DataType, khorus::ReduceOp, khorus::DeviceKind by value. */
 typedef struct khorus_op {
@@ -70,6 +79,12 @@ typedef struct khorus_op {
   /* Since ABI 4, of device backends. The operation touches no memory before this event (an opaque
    * cudaEvent_t, recorded before `run`) has come; NULL: before what is in `stream` now is done. */
   void* ready_event;
+  /* Since ABI 5. allreduce and broadcast of device backends: the operation is on these pieces, one
+   * after the other, `count` elements together, and `input`, `output`, `stream` and `ready_event`
+   * are NULL; else 0 and NULL. Ranks agree on `count`, and neither on the pieces nor on what of
+   * them lies side by side. */
+  const khorus_piece* pieces;
+  uint64_t piece_count;
 } khorus_op;
 
 /* Memory that a backend lends: see khorus_backend.allocate. */

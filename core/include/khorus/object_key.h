@@ -12,9 +12,10 @@
 
 namespace khorus {
 
-// Derived from the job key with HMAC-SHA256, a label and the epoch: equal on all ranks, known to
-// nobody else, another after each init(), and of no use for a handshake. All zero for a single rank
-// and in an in-process world, where nothing leaves the process.
+// Derived from the job key with HMAC-SHA256, a label, the epoch and a nonce of rank 0: equal on all
+// ranks, known to nobody else, another after each init(), and of no use for a handshake. For a
+// single rank and in an in-process world, where nothing leaves the process, there is no job key in
+// it.
 KHORUS_API std::array<std::byte, 32> object_key(const Engine& engine);
 
 }  // namespace khorus

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -52,6 +53,7 @@ struct KHORUS_API Config {
   std::string key_file;    // file with the job key as 64 hex digits
   int64_t status_fd = -1;  // descriptor of this rank's status page (core/base/status_page.h)
   std::string network_interface;
+  bool tls = false;  // control messages travel under TLS; the same on all ranks
   double start_timeout_s = 30;
   double shutdown_timeout_s = 30;
   // Data plane
@@ -62,14 +64,17 @@ struct KHORUS_API Config {
   double liveness_timeout_s = 1;  // 0: not watched
   bool stall_check_disable = false;
   double stall_warning_s = 60;
-  double stall_shutdown_s = 0;  // 0: never
-  std::string timeline;         // path; rank 0 writes it, rank r writes PATH.r
+  double stall_shutdown_s = 0;            // 0: never
+  bool stack_dumps = false;               // a rank that others wait for logs its stacks
+  std::string straggler_report = "auto";  // or "always", "never"
+  std::string timeline;                   // path; rank 0 writes it, rank r writes PATH.r
   bool timeline_mark_cycles = false;
   std::string metrics_file;       // Prometheus text; rank 0 writes it, rank r writes PATH.r
   std::string metrics_json_file;  // a line of JSON per interval; ranks as above
   double metrics_interval_s = 10;
   int64_t flight_recorder_entries = 2000;  // the last operations that are kept; 0: none
   std::string flight_recorder_path;        // a failed engine of rank r dumps them to PATHr
+  std::string error_file;                  // torchrun's, which gets the failure of the engine
   LogLevel log_level = LogLevel::kWarning;
   bool log_hide_time = false;
 
@@ -94,7 +99,7 @@ KHORUS_API std::shared_ptr<InProcessWorld> make_in_process_world(int size);
 class JobSession;
 KHORUS_API std::shared_ptr<JobSession> make_job_session();
 
-struct EngineOptions {
+struct KHORUS_API EngineOptions {
   Place place;
   Config config;
   // Set: the ranks are threads of this process and talk through it. Not set: TCP.
@@ -104,6 +109,12 @@ struct EngineOptions {
   // Process sets to begin with (see Engine::add_process_set): ids 1, 2, ... in this order. The same
   // on every rank.
   std::vector<std::vector<int>> process_sets;
+  // Gives the stacks of an interpreter in this process, such as Python's, for Config::stack_dumps;
+  // may be empty. Called on a thread of Khorus; must not need a lock that a stuck thread may hold.
+  std::function<std::string()> interpreter_stacks;
+
+  // Place and config from the environment: what khorus::init() uses.
+  static Result<EngineOptions> from_environment();
 };
 
 }  // namespace khorus

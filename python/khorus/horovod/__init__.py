@@ -21,13 +21,14 @@ __all__ = ["install", "names_folder"]
 # Also all modules below them.
 _COUNTERPARTS = {
     "horovod.torch": "khorus.torch",
+    "horovod.ray": "khorus.ray",
     "horovod.common.basics": "khorus.basics",
     "horovod.common.elastic": "khorus.torch.elastic",
     "horovod.common.exceptions": "khorus.exceptions",
     "horovod.common.process_sets": "khorus.process_sets",
     "horovod.common.util": "khorus.horovod.script_functions",
 }
-_OTHER_FRAMEWORKS = ("keras", "mxnet", "ray", "spark", "tensorflow")
+_OTHER_FRAMEWORKS = ("keras", "mxnet", "spark", "tensorflow")
 
 
 def names_folder() -> Path:
@@ -50,7 +51,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if words[0] == "horovod" and len(words) > 1 and words[1] in _OTHER_FRAMEWORKS:
             raise ModuleNotFoundError(
                 f"No module named {fullname!r}: Khorus has Horovod's names for PyTorch "
-                "(horovod.torch) only",
+                "(horovod.torch) and Ray (horovod.ray) only",
                 name=fullname,
             )
         if _counterpart(fullname) is None:

@@ -238,6 +238,13 @@ CUresult cuMemAlloc(CUdeviceptr* address, size_t bytes) {
 CUresult cuMemFree(CUdeviceptr address) {
   return free_memory(reinterpret_cast<void*>(address)) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream) {
+  expect_device_memory("a memset", as_pointer(to), bytes);
+  std::byte* const target = view_of(as_pointer(to), bytes);
+  enqueue(stream_of(stream), "a memset", {{as_pointer(to), bytes, true}},
+          [=] { std::memset(target, value, bytes); });
+  return CUDA_SUCCESS;
+}
 CUresult cuMemHostAlloc(void** address, size_t bytes, unsigned int) {
   if (t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
   *address = allocate_pinned(bytes);

@@ -16,6 +16,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -66,6 +67,7 @@ namespace {
 struct Comms {
   std::mutex mutex;
   std::set<ncclComm_t> alive;
+  std::map<std::pair<ncclComm_t, int>, double> factors;  // of premultiplied sums
 };
 Comms& comms() {
   static Comms* const all = new Comms;
@@ -94,6 +96,12 @@ ncclComm& ready(ncclComm_t comm, const char* function) {
     violation(std::string(function) + " on a communicator that is still in progress");
   }
   return one;
+}
+
+// REQUIRES: the lock.
+void forget(ncclComm_t comm) {
+  comms().alive.erase(comm);
+  std::erase_if(comms().factors, [&](const auto& factor) { return factor.first.first == comm; });
 }
 
 // On the stream's thread.
@@ -167,7 +175,14 @@ ncclResult_t end_group() {
   return result;
 }
 
-ncclResult_t call(ncclComm_t comm, CUstream stream, const Operation& operation) {
+ncclResult_t call(ncclComm_t comm, CUstream stream, Operation operation) {
+  if (operation.op >= ncclNumOps) {
+    const std::scoped_lock lock(comms().mutex);
+    const auto made = comms().factors.find({comm, operation.op});
+    if (made == comms().factors.end()) violation("a reduction is used that does not exist");
+    operation.factor = made->second;
+    operation.op = ncclSum;
+  }
   t_calls.push_back({comm, stream, operation});
   return t_depth > 0 ? ncclSuccess : end_group();
 }
@@ -270,7 +285,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   const std::scoped_lock lock(comms().mutex);
   ncclComm& one = ready(comm, "ncclCommDestroy");
   if (one.shared->under_way != 0) violation("ncclCommDestroy while operations are under way");
-  comms().alive.erase(comm);
+  forget(comm);
   delete &one;
   return ncclSuccess;
 }
@@ -278,7 +293,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   const std::scoped_lock lock(comms().mutex);
   ncclComm& one = checked(comm, "ncclCommAbort");
   stop(one);
-  comms().alive.erase(comm);
+  forget(comm);
   delete &one;
   return ncclSuccess;
 }
@@ -297,6 +312,26 @@ ncclResult_t ncclGroupStart() {
 ncclResult_t ncclGroupEnd() {
   if (t_depth == 0) return ncclInvalidUsage;
   return --t_depth > 0 ? ncclSuccess : end_group();
+}
+
+ncclResult_t ncclRedOpCreatePreMulSum(ncclRedOp_t* op, void* scalar, ncclDataType_t type,
+                                      ncclScalarResidence_t residence, ncclComm_t comm) {
+  if (residence != ncclScalarHostImmediate) violation("the double reads scalars on the host only");
+  const std::scoped_lock lock(comms().mutex);
+  ready(comm, "ncclRedOpCreatePreMulSum");
+  int number = ncclNumOps;
+  while (comms().factors.count({comm, number}) > 0) ++number;
+  comms().factors[{comm, number}] = value_of(type, scalar);
+  *op = static_cast<ncclRedOp_t>(number);
+  return ncclSuccess;
+}
+ncclResult_t ncclRedOpDestroy(ncclRedOp_t op, ncclComm_t comm) {
+  const std::scoped_lock lock(comms().mutex);
+  ready(comm, "ncclRedOpDestroy");
+  if (comms().factors.erase({comm, op}) == 0) {
+    violation("a reduction is destroyed that does not exist");
+  }
+  return ncclSuccess;
 }
 
 ncclResult_t ncclAllReduce(const void* input, void* output, size_t count, ncclDataType_t type,

@@ -102,9 +102,14 @@ class Collective {
                size_t count, std::byte* to) const {
     const size_t width = width_of(operation_.type);
     const base::Reduction reduction{type_of(operation_.type), op_of(operation_.op), count};
+    std::vector<std::byte> multiplied(count * width);
     for (int step = 0; step < size_ && count > 0; ++step) {
       const size_t r = static_cast<size_t>((owner + 1 + step) % size_);
-      const std::byte* const theirs = all[r].data() + begin * width;
+      const std::byte* theirs = all[r].data() + begin * width;
+      if (operation_.factor != 1) {
+        base::copy_scaled(reduction.dtype, multiplied.data(), theirs, count, operation_.factor);
+        theirs = multiplied.data();
+      }
       if (step == 0) {
         std::memcpy(to, theirs, count * width);
       } else {
@@ -200,6 +205,25 @@ bool is_pairwise(const Operation& operation) {
 }  // namespace
 
 size_t width_of(ncclDataType_t type) { return element_size(type_of(type)); }
+
+double value_of(ncclDataType_t type, const void* element) {
+  float narrow = 0;
+  double wide = 0;
+  switch (type) {
+    case ncclFloat16:
+    case ncclBfloat16:
+      base::widen(type_of(type), &narrow, element, 1);
+      return narrow;
+    case ncclFloat32:
+      std::memcpy(&narrow, element, sizeof narrow);
+      return narrow;
+    case ncclFloat64:
+      std::memcpy(&wide, element, sizeof wide);
+      return wide;
+    default:
+      violation("the double multiplies floats only");
+  }
+}
 
 std::string name_of(const Operation& operation) {
   static constexpr const char* kNames[] = {"ncclAllReduce", "ncclReduce",        "ncclBroadcast",

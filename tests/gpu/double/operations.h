@@ -30,13 +30,16 @@ struct Operation {
   size_t count = 0;  // as the call says
   ncclDataType_t type = ncclInt8;
   ncclRedOp_t op = ncclSum;
-  int peer = 0;  // or the root
+  int peer = 0;       // or the root
+  double factor = 1;  // of a premultiplied sum
 };
 
 size_t width_of(ncclDataType_t type);
 std::string name_of(const Operation& operation);
 // What it reads and writes on this rank.
 std::vector<Access> accesses_of(const Operation& operation, int rank, int size);
+// One element of this type as a number.
+double value_of(ncclDataType_t type, const void* element);
 // Runs one collective, or all sends and receives of a group. `what`: the same on both sides.
 Mesh::Outcome run(Mesh& mesh, const std::vector<Operation>& operations, int rank, int size);
 

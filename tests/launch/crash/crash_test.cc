@@ -25,6 +25,7 @@
 
 #include "khorus/status.h"
 #include "tests/launch/crash/crash_job.h"
+#include "tests/support/starvation.h"
 
 namespace khorus::test {
 namespace {
@@ -57,15 +58,22 @@ Plan stop_plan_of(unsigned seed) {
   return plan;
 }
 
-// For how long tasks of this machine have had to wait for a processor, since it was started: what
-// others take from the second that a rank has. See the kernel's accounting/psi.
-milliseconds waited_for_processors() {
-  std::ifstream file("/proc/pressure/cpu");
-  std::string line;
-  std::getline(file, line);
-  const size_t at = line.find("total=");
-  return milliseconds(at == std::string::npos ? 0 : std::stoll(line.substr(at + 6)) / 1000);
-}
+// The temporary folder of the jobs: what others of this machine do in theirs is not looked at.
+class OwnFolder : public ::testing::Environment {
+ public:
+  void SetUp() override {
+    std::string path = (fs::temp_directory_path() / "crash.XXXXXX").string();
+    ASSERT_NE(::mkdtemp(path.data()), nullptr);
+    folder_ = path;
+    ::setenv("TMPDIR", path.c_str(), 1);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+ private:
+  fs::path folder_;
+};
+[[maybe_unused]] const auto* const own_folder =
+    ::testing::AddGlobalTestEnvironment(new OwnFolder);  // GoogleTest deletes it
 
 // Files that a crashed job could leave behind.
 std::set<std::string> files() {

@@ -6,8 +6,8 @@
 // store and the key come from the environment, as from khorusrun. It forks a child that lives as a
 // data-loader worker does (it holds what it inherited until the leash ends), writes "ready" to the
 // report, runs STEPS steps of operations of random sizes in a random order (-1: for ever; with a
-// VICTIM the others then wait in a barrier that the victim does not enter), and
-// writes "done" or "failed CODE LOST_RANK MESSAGE". Exits with 0 or 3.
+// VICTIM the others then wait in a barrier that the victim does not enter), writes "worked" after
+// the first one, and "done" or "failed CODE LOST_RANK MESSAGE". Exits with 0 or 3.
 #include <unistd.h>
 
 #include <algorithm>
@@ -82,7 +82,10 @@ int main(int argc, char** argv) {
     std::mt19937 shared(arguments.seed);
     std::mt19937 own(arguments.seed + static_cast<unsigned>(khorus::rank()) + 1);
     std::vector<std::vector<float>> tensors(8);
-    for (int i = 0; i != arguments.steps; ++i) step(shared, own, tensors);
+    for (int i = 0; i != arguments.steps; ++i) {
+      step(shared, own, tensors);
+      if (i == 0) report(arguments.report, "worked");
+    }
     if (argc == 6) {
       if (khorus::rank() == std::atoi(argv[5])) pause();
       khorus::barrier();

@@ -35,6 +35,10 @@ const Variables kSlurm = {{"SLURM_JOB_ID", "77"},        {"SLURM_STEP_ID", "3"},
                           {"SLURM_PROCID", "6"},         {"SLURM_LOCALID", "0"},
                           {"SLURM_NODEID", "3"},         {"SLURM_STEP_NUM_TASKS", "7"},
                           {"SLURM_STEP_NUM_NODES", "4"}, {"SLURM_STEP_TASKS_PER_NODE", "2(x3),1"}};
+const Variables kEnvironment = {{"RANK", "3"},
+                                {"WORLD_SIZE", "4"},
+                                {"MASTER_ADDR", "train-master-0"},
+                                {"MASTER_PORT", "23456"}};
 
 std::optional<LauncherPlace> found_in(const Variables& variables) {
   const auto found = find_launcher_place(variables);
@@ -76,6 +80,28 @@ TEST(LauncherPlace, OlderOpenMpiNamesTheJobElsewhere) {
             "mpirun (Open MPI) openmpi-1140129793 5/8 1/4 1/2");
 }
 
+TEST(LauncherPlace, PlainVariablesOfPyTorch) {
+  EXPECT_EQ(text_of(kEnvironment), "RANK and WORLD_SIZE environment-23456 3/4 0/1 3/4");
+  const Variables local = {{"LOCAL_RANK", "1"}, {"LOCAL_WORLD_SIZE", "2"}};
+  EXPECT_EQ(text_of(with(kEnvironment, local)),
+            "RANK and WORLD_SIZE environment-23456 3/4 1/2 1/2");
+  EXPECT_EQ(text_of(without(kEnvironment, "MASTER_ADDR")), "none");
+  EXPECT_THAT(text_of(with(kEnvironment, kSlurm)), HasSubstr("Slurm"));
+}
+
+TEST(LauncherPlace, WhereSeveralHostsMeet) {
+  const auto store_of = [](const Variables& variables) { return found_in(variables)->store; };
+  EXPECT_EQ(store_of(kEnvironment), "train-master-0:23457");
+  EXPECT_EQ(store_of(with(kEnvironment, {{"MASTER_ADDR", "fd00::7"}})), "[fd00::7]:23457");
+  const Variables nodes = with(kSlurm, {{"SLURM_STEP_NODELIST", "gpu[07-09],login"}});
+  EXPECT_EQ(store_of(nodes), "gpu07:22390");
+  EXPECT_EQ(store_of(with(nodes, kEnvironment)), "train-master-0:23457");
+  // One host needs none; and what nobody named is not guessed.
+  EXPECT_EQ(store_of(kTorchrun), "");
+  EXPECT_EQ(store_of(kSlurm), "");
+  EXPECT_EQ(store_of(kOpenMpi), "");
+}
+
 TEST(LauncherPlace, NothingWithoutALauncher) {
   EXPECT_EQ(text_of({}), "none");
   // Names that many programs use, without torchrun's own.
@@ -109,6 +135,10 @@ TEST(LauncherPlace, WhatCannotBeIsAnError) {
               HasSubstr("SLURM_STEP_TASKS_PER_NODE"));
   EXPECT_THAT(error_of(with(kSlurm, {{"SLURM_STEP_TASKS_PER_NODE", "2(x"}})),
               HasSubstr("invalid argument"));
+  EXPECT_THAT(error_of(with(kSlurm, {{"SLURM_STEP_NODELIST", "n[3-"}})),
+              HasSubstr("SLURM_STEP_NODELIST=\"n[3-\": a \"[\" has no \"]\""));
+  EXPECT_THAT(error_of(with(kEnvironment, {{"MASTER_PORT", "http"}})),
+              HasSubstr("MASTER_PORT=\"http\""));
 }
 
 TEST(LauncherPlace, OurOwnVariablesWin) {

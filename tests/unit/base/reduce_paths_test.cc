@@ -211,6 +211,8 @@ std::string path_name(const ::testing::TestParamInfo<ReducePath>& info) {
       return "avx2";
     case ReducePath::kAvx512:
       return "avx512";
+    case ReducePath::kAvx512Bf16:
+      return "avx512_bf16";
     default:
       return "baseline";
   }

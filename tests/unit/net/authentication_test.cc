@@ -63,6 +63,19 @@ TEST(Handshake, BothEndsAgreeOnTheKeysOfBothDirections) {
   EXPECT_FALSE(equal(a.send, a.receive));
 }
 
+TEST(Handshake, BothEndsHaveASecretForTlsThatIsNoOther) {
+  const auto secret = [] {
+    Pair pair;
+    const auto answer = pair.responder.receive_hello(*pair.initiator.hello());
+    EXPECT_TRUE(pair.responder.receive_confirm(*pair.initiator.receive_hello(answer.bytes)).ok());
+    EXPECT_TRUE(equal(pair.initiator.tls_secret(), pair.responder.tls_secret()));
+    EXPECT_FALSE(equal(pair.initiator.tls_secret(), pair.initiator.keys().send));
+    EXPECT_FALSE(equal(pair.initiator.tls_secret(), pair.initiator.keys().receive));
+    return pair.initiator.tls_secret();
+  };
+  EXPECT_FALSE(equal(secret(), secret())) << "the same in two connections";
+}
+
 TEST(Handshake, KeysAreFreshInEverySession) {
   const auto session = [] {
     Pair pair;
@@ -114,6 +127,12 @@ TEST(Handshake, AnotherRoleIsRefusedNamingBoth) {
   Identity other = rank_identity(3);
   other.role = Role::kStoreClient;
   expect_refused({test_key(), other, test_key(), rank_identity(1)}, "store client", "rank");
+}
+
+TEST(Handshake, WhoDiffersInTlsIsRefusedNamingBoth) {
+  Identity other = rank_identity(3);
+  other.tls = true;
+  expect_refused({test_key(), other, test_key(), rank_identity(1)}, "KHORUS_TLS=1", "KHORUS_TLS=0");
 }
 
 TEST(Handshake, TheWrongRankAnswersNamingBoth) {

@@ -128,14 +128,18 @@ TEST(HostMeeting, WithoutRank0TheOthersSaySo) {
   EXPECT_THAT(result.status().message(), HasSubstr("rank 0 did not come"));
 }
 
-TEST(HostMeeting, ARankThatGivesUpIsMissing) {
-  HostMeetingOptions hasty = meeting_of("hasty", 1, 3);
-  hasty.timeout = milliseconds(50);
-  HostMeetingOptions first = meeting_of("hasty", 0, 3);
-  first.timeout = milliseconds(400);
-  const auto results = meet_in_order({first, hasty});
-  EXPECT_THAT(results[0].status().message(), HasSubstr("ranks 1,2 did not come"));
-  EXPECT_THAT(results[1].status().message(), HasSubstr("some other rank did not come"));
+TEST(HostMeeting, WhoHadComeAndLeavesEndsItForAll) {
+  HostMeetingOptions hasty = meeting_of("hasty", 1, 4);
+  hasty.timeout = milliseconds(500);
+  const auto before = std::chrono::steady_clock::now();
+  const auto results = meet_in_order({meeting_of("hasty", 0, 4), meeting_of("hasty", 2, 4), hasty});
+  EXPECT_LT(std::chrono::steady_clock::now() - before, milliseconds(20'000));
+  EXPECT_THAT(results[2].status().message(), HasSubstr("some other rank did not come"));
+  for (const size_t other : {0, 1}) {
+    EXPECT_EQ(results[other].status().code(), StatusCode::kPeerLost);
+    EXPECT_THAT(results[other].status().message(), HasSubstr("rank 1 had come to the meeting"));
+  }
+  EXPECT_EQ(results[0].status().lost_rank(), 1);
 }
 
 TEST(HostMeeting, TheSameRankTwiceIsRefused) {

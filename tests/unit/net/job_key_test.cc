@@ -4,13 +4,18 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
+#include <fstream>
 #include <string>
+#include <string_view>
 
 namespace khorus::net {
 namespace {
@@ -105,6 +110,52 @@ TEST(JobKey, DescriptorThatEndsEarlyIsRefused) {
   ::close(ends[1]);
   EXPECT_THAT(JobKey::from_fd(ends[0]).status().message(), HasSubstr("5 of 32"));
   EXPECT_FALSE(JobKey::from_fd(-1).ok());
+}
+
+// What smaps(5) says of the mapping that this lies in: "rd wr mr mw me lo dd wf ".
+std::string flags_of_mapping(const void* at) {
+  const auto address = reinterpret_cast<uintptr_t>(at);
+  std::ifstream maps("/proc/self/smaps");
+  bool here = false;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      here = begin <= address && address < end;
+    }
+    constexpr std::string_view kFlags = "VmFlags:";
+    if (here && line.starts_with(kFlags)) return line.substr(kFlags.size()) + " ";
+  }
+  return "";
+}
+
+// A core dump of the process would be read by more people than the process.
+TEST(JobKey, LiesOutsideOfCoreDumpsAndSwap) {
+  const auto key = JobKey::generate();
+  ASSERT_TRUE(key.ok());
+  const JobKey copy = *key;
+  const std::string flags = flags_of_mapping(copy.bytes().data());
+  EXPECT_THAT(flags, HasSubstr(" dd "));
+  EXPECT_THAT(flags, HasSubstr(" wf "));
+  // Neither a low limit nor a sanitizer's run-time lets anybody lock memory.
+  void* const probe = ::mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(probe, MAP_FAILED);
+  const bool may_lock =
+      ::mlock(probe, 4096) == 0 && flags_of_mapping(probe).find(" lo ") != std::string::npos;
+  ::munmap(probe, 4096);
+  if (may_lock) {
+    EXPECT_THAT(flags, HasSubstr(" lo "));
+  }
+}
+
+TEST(JobKey, IsUnknownToAForkedChild) {
+  const auto key = JobKey::generate();
+  ASSERT_TRUE(key.ok() && key->is_set());
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(key->is_set() ? 1 : 0);
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(key->is_set());
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The stores: set once, wait, time out; the server refuses strangers and outlives their mischief.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <atomic>
 #include <thread>
@@ -42,13 +43,22 @@ TcpStoreOptions client_options(const StoreServer& server) {
 
 struct Served {
   explicit Served(const StoreServerOptions& options = server_options())
-      : server(std::move(StoreServer::start(options).value())) {}
+      : server(std::move(StoreServer::start(options).value())), tls(options.tls) {}
+  explicit Served(bool under_tls)
+      : Served([under_tls] {
+          StoreServerOptions options = server_options();
+          options.tls = under_tls;
+          return options;
+        }()) {}
   std::unique_ptr<TcpStore> connect() {
-    auto store = TcpStore::connect(client_options(*server));
+    TcpStoreOptions options = client_options(*server);
+    options.tls = tls;
+    auto store = TcpStore::connect(options);
     EXPECT_TRUE(store.ok()) << store.status().to_string();
     return std::move(store.value());
   }
   std::unique_ptr<StoreServer> server;
+  const bool tls;
 };
 
 void expect_store_behaviour(Store* one, Store* other) {
@@ -78,22 +88,83 @@ void expect_store_behaviour(Store* one, Store* other) {
   EXPECT_EQ(other->get("largest", milliseconds(0))->size(), 64u << 10);
 }
 
+// Until so many answers have come.
+std::vector<StoreWaiter::Answer> look_until(StoreWaiter* waiter, size_t count) {
+  std::vector<StoreWaiter::Answer> answers;
+  const auto deadline = testing::patience();
+  while (answers.size() < count && Clock::now() < deadline) {
+    pollfd entry{waiter->fd(), POLLIN, 0};
+    EXPECT_EQ(::poll(&entry, 1, 60'000), 1);
+    for (StoreWaiter::Answer& answer : waiter->look()) answers.push_back(std::move(answer));
+  }
+  return answers;
+}
+
+// `one` is left to the waiter.
+void expect_waiter_behaviour(Store* one, Store* other) {
+  ASSERT_TRUE(other->set("w/early", bytes_of("1")).ok());
+  const auto waiter = one->make_waiter();
+  ASSERT_TRUE(waiter.ok()) << waiter.status().to_string();
+  for (const char* key : {"w/never", "w/early", "w/late"}) {
+    ASSERT_TRUE((*waiter)->begin(key).ok());
+  }
+  auto answers = look_until(waiter->get(), 1);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(answers[0].first, "w/early");
+  EXPECT_EQ(text_of(*answers[0].second), "1");
+  EXPECT_TRUE((*waiter)->look().empty()) << "each comes once";
+
+  std::jthread setter([&] { EXPECT_TRUE(other->set("w/late", bytes_of("2")).ok()); });
+  answers = look_until(waiter->get(), 1);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(answers[0].first, "w/late");
+  // A call in between may have read the answer.
+  ASSERT_TRUE((*waiter)->begin("w/own").ok());
+  ASSERT_TRUE(one->set("w/own", bytes_of("3")).ok());
+  EXPECT_TRUE(one->get("w/own", milliseconds(0)).ok());
+  answers = (*waiter)->look();
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(text_of(*answers[0].second), "3");
+}
+
 TEST(MemoryStore, KeepsTheContract) {
   MemoryStore store;
   expect_store_behaviour(&store, &store);
+  expect_waiter_behaviour(&store, &store);
 }
 
-TEST(TcpStore, KeepsTheContract) {
-  Served served;
+// The parameter: whether under TLS.
+class StoreUnder : public ::testing::TestWithParam<bool> {};
+
+TEST_P(StoreUnder, KeepsTheContract) {
+  Served served(GetParam());
   const auto one = served.connect();
   const auto other = served.connect();
   expect_store_behaviour(one.get(), other.get());
   const auto third = served.connect();
   EXPECT_EQ(text_of(*third->get("key", milliseconds(0))), "value");
+  expect_waiter_behaviour(one.get(), other.get());
+  EXPECT_EQ(text_of(*one->get("key", milliseconds(0))), "value") << "after the waiter is gone";
 }
 
-TEST(TcpStore, OneClientServesManyThreadsThatWaitForEachOther) {
+TEST(TcpStore, AWaiterHearsOfTheEndOfTheStore) {
   Served served;
+  const auto store = served.connect();
+  const auto waiter = store->make_waiter();
+  ASSERT_TRUE(waiter.ok());
+  ASSERT_TRUE((*waiter)->begin("a").ok());
+  ASSERT_TRUE((*waiter)->begin("b").ok());
+  served.server->stop();
+  const auto answers = look_until(waiter->get(), 2);
+  ASSERT_EQ(answers.size(), 2u);
+  for (const auto& [key, value] : answers) {
+    EXPECT_EQ(value.status().code(), StatusCode::kUnavailable);
+  }
+  EXPECT_EQ((*waiter)->begin("c").code(), StatusCode::kUnavailable);
+}
+
+TEST_P(StoreUnder, OneClientServesManyThreadsThatWaitForEachOther) {
+  Served served(GetParam());
   const auto store = served.connect();
   constexpr int kThreads = 16;
   constexpr int kRounds = 20;
@@ -113,6 +184,26 @@ TEST(TcpStore, OneClientServesManyThreadsThatWaitForEachOther) {
   }
   threads.clear();
   EXPECT_EQ(good, kThreads * kRounds);
+}
+
+INSTANTIATE_TEST_SUITE_P(ClearAndTls, StoreUnder, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "Tls" : "Clear"; });
+
+TEST(TcpStore, WhoDiffersInTlsIsRefusedNamingBothValues) {
+  for (const bool server_has_it : {false, true}) {
+    Served served(server_has_it);
+    TcpStoreOptions options = client_options(*served.server);
+    options.rank = 3;
+    options.tls = !server_has_it;
+    const Status status = TcpStore::connect(options).status();
+    EXPECT_EQ(status.code(), StatusCode::kPermissionDenied);
+    const std::string theirs = server_has_it ? "KHORUS_TLS=1" : "KHORUS_TLS=0";
+    const std::string ours = server_has_it ? "KHORUS_TLS=0" : "KHORUS_TLS=1";
+    EXPECT_THAT(status.message(),
+                AllOf(HasSubstr("a store server, has " + theirs), HasSubstr("rank 3, " + ours),
+                      HasSubstr(served.server->address())));
+    EXPECT_TRUE(served.connect()->set("still", bytes_of("here")).ok());
+  }
 }
 
 TEST(TcpStore, AWrongKeyOrJobIsRefused) {
@@ -174,7 +265,7 @@ TEST(StoreServer, AMessageOfAnotherFormEndsOnlyItsConnection) {
   for (const std::string bad : {"", "x", "\x03garbage of some length", "\x02___________more"}) {
     auto dialed = dial_and_wait(options);
     ASSERT_TRUE(dialed.ok()) << dialed.status().to_string();
-    Connection connection(std::move(dialed->socket), dialed->keys);
+    Connection connection(std::move(dialed->stream), dialed->keys);
     ASSERT_TRUE(connection.send(bytes_of(bad)).ok());
     Status status;
     while (status.ok() && Clock::now() < options.deadline) {

@@ -76,11 +76,12 @@ inline std::vector<Result<Channel>> connect_all(const std::vector<TreeOptions>& 
   return out;
 }
 
-inline std::vector<Result<Channel>> connect_whole_tree(int size, int fan_in) {
+inline std::vector<Result<Channel>> connect_whole_tree(int size, int fan_in, bool tls = false) {
   MemoryStore store;
   std::vector<TreeOptions> options;
   for (int rank = 0; rank < size; ++rank) {
     options.push_back(tree_options(rank, size, fan_in, &store));
+    options.back().tls = tls;
   }
   return connect_all(options);
 }

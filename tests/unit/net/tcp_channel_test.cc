@@ -1,4 +1,5 @@
-// The connected tree: frames, wake, idle cost, close, the end of a peer.
+// The connected tree, in the clear and under TLS: frames, wake, idle cost, close, the end of a
+// peer.
 #include "core/net/tcp_channel.h"
 
 #include <gtest/gtest.h>
@@ -22,10 +23,13 @@ using testing::milliseconds;
 using testing::patience;
 using testing::text_of;
 
+// The parameter: whether under TLS.
+class TcpChannel : public ::testing::TestWithParam<bool> {};
+
 // A parent with one child.
 struct Couple {
-  Couple() {
-    auto results = connect_whole_tree(2, 1);
+  explicit Couple(bool tls) {
+    auto results = connect_whole_tree(2, 1, tls);
     for (auto& result : results) EXPECT_TRUE(result.ok()) << result.status().to_string();
     parent = std::move(results.at(0).value());
     child = std::move(results.at(1).value());
@@ -50,11 +54,11 @@ int64_t sum_over_tree(int rank, int size, int fan_in, ControlChannel* channel) {
   return sum;
 }
 
-TEST(TcpChannel, TreesOfManySizesCarryFrames) {
+TEST_P(TcpChannel, TreesOfManySizesCarryFrames) {
   for (const int size : {1, 2, 3, 5, 9, 40}) {
     for (const int fan_in : {1, 2, 8}) {
       if (fan_in == 1 && size > 9) continue;
-      auto channels = connect_whole_tree(size, fan_in);
+      auto channels = connect_whole_tree(size, fan_in, GetParam());
       std::vector<std::jthread> threads;
       std::atomic<int> right{0};
       for (int rank = 0; rank < size; ++rank) {
@@ -74,8 +78,8 @@ TEST(TcpChannel, TreesOfManySizesCarryFrames) {
   }
 }
 
-TEST(TcpChannel, FramesOfEverySizeArriveWholeAndInOrder) {
-  Couple couple;
+TEST_P(TcpChannel, FramesOfEverySizeArriveWholeAndInOrder) {
+  Couple couple(GetParam());
   std::vector<size_t> sizes = {1, 27, 28, 29, 4095, 4096, 4097, 70'000, 300'000, 5'000'000};
   std::jthread sender([&] {
     for (const size_t size : sizes)
@@ -91,8 +95,8 @@ TEST(TcpChannel, FramesOfEverySizeArriveWholeAndInOrder) {
   EXPECT_EQ(couple.child->stats().messages_received, sizes.size());
 }
 
-TEST(TcpChannel, TheLargestFrameIsCarried) {
-  Couple couple;
+TEST_P(TcpChannel, TheLargestFrameIsCarried) {
+  Couple couple(GetParam());
   const Bytes largest(wire::Limits::kMaxFrameBytes, std::byte{5});
   std::jthread sender([&] {
     couple.parent->send(1, largest);
@@ -103,8 +107,8 @@ TEST(TcpChannel, TheLargestFrameIsCarried) {
   EXPECT_TRUE(events[0].frame == largest);
 }
 
-TEST(TcpChannel, WhatHasArrivedIsDeliveredInOnePoll) {
-  Couple couple;
+TEST_P(TcpChannel, WhatHasArrivedIsDeliveredInOnePoll) {
+  Couple couple(GetParam());
   for (int i = 0; i < 50; ++i) couple.parent->send(1, bytes_of(std::to_string(i)));
   couple.parent->close(patience());  // returns when the child's kernel has everything
   std::vector<ChannelEvent> events;
@@ -112,8 +116,8 @@ TEST(TcpChannel, WhatHasArrivedIsDeliveredInOnePoll) {
   EXPECT_GE(events.size(), 50u);
 }
 
-TEST(TcpChannel, CloseFlushesToASlowReader) {
-  Couple couple;
+TEST_P(TcpChannel, CloseFlushesToASlowReader) {
+  Couple couple(GetParam());
   constexpr size_t kFrames = 40;
   const Bytes large(1u << 20, std::byte{7});  // more than the kernel's buffers in total
   for (size_t i = 0; i < kFrames; ++i) couple.parent->send(1, large);
@@ -124,8 +128,8 @@ TEST(TcpChannel, CloseFlushesToASlowReader) {
                           [&](const ChannelEvent& event) { return event.frame == large; }));
 }
 
-TEST(TcpChannel, CloseIsBoundedWhenThePeerDoesNotRead) {
-  Couple couple;
+TEST_P(TcpChannel, CloseIsBoundedWhenThePeerDoesNotRead) {
+  Couple couple(GetParam());
   const Bytes large(8u << 20);
   for (int i = 0; i < 4; ++i) couple.parent->send(1, large);
   const auto before = Clock::now();
@@ -134,8 +138,8 @@ TEST(TcpChannel, CloseIsBoundedWhenThePeerDoesNotRead) {
   couple.parent->send(1, large);  // dropped
 }
 
-TEST(TcpChannel, TheEndOfAPeerIsSeenAtOnceAndOnce) {
-  Couple couple;
+TEST_P(TcpChannel, TheEndOfAPeerIsSeenAtOnceAndOnce) {
+  Couple couple(GetParam());
   couple.child->send(0, bytes_of("last words"));
   std::jthread death([&] { couple.child.reset(); });
   const auto events = collect(couple.parent.get(), 2);
@@ -150,9 +154,9 @@ TEST(TcpChannel, TheEndOfAPeerIsSeenAtOnceAndOnce) {
   EXPECT_TRUE(more.empty());
 }
 
-TEST(TcpChannel, LastWordsAreReadAlsoWhenOurOwnSendFailsFirst) {
+TEST_P(TcpChannel, LastWordsAreReadAlsoWhenOurOwnSendFailsFirst) {
   for (int attempt = 0; attempt < 20; ++attempt) {
-    Couple couple;
+    Couple couple(GetParam());
     couple.parent->send(1, bytes_of("never read: the close becomes a reset"));
     couple.child->send(0, bytes_of("the reason"));
     couple.child.reset();
@@ -165,8 +169,8 @@ TEST(TcpChannel, LastWordsAreReadAlsoWhenOurOwnSendFailsFirst) {
   }
 }
 
-TEST(TcpChannel, WakeBeforePollMakesItReturn) {
-  Couple couple;
+TEST_P(TcpChannel, WakeBeforePollMakesItReturn) {
+  Couple couple(GetParam());
   std::vector<ChannelEvent> events;
   for (int i = 0; i < 1000; ++i) couple.parent->wake();
   couple.parent->poll(Clock::time_point::max(), &events);
@@ -176,8 +180,8 @@ TEST(TcpChannel, WakeBeforePollMakesItReturn) {
   EXPECT_TRUE(events.empty());
 }
 
-TEST(TcpChannel, NoWakeIsLostAmongManyThreads) {
-  Couple couple;
+TEST_P(TcpChannel, NoWakeIsLostAmongManyThreads) {
+  Couple couple(GetParam());
   constexpr int kThreads = 8;
   const int per_thread = testing::soak() ? 100'000 : 2'000;
   std::atomic<int> submitted{0};
@@ -200,8 +204,8 @@ TEST(TcpChannel, NoWakeIsLostAmongManyThreads) {
   EXPECT_LT(Clock::now(), deadline);
 }
 
-TEST(TcpChannel, DeadlinesAreKeptInAnyOrder) {
-  Couple couple;
+TEST_P(TcpChannel, DeadlinesAreKeptInAnyOrder) {
+  Couple couple(GetParam());
   std::vector<ChannelEvent> events;
   couple.parent->wake();
   couple.parent->poll(Clock::now() + milliseconds(40), &events);  // arms a timer, returns by wake
@@ -219,13 +223,58 @@ double thread_cpu_seconds() {
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
-TEST(TcpChannel, WaitingUsesNoCpu) {
-  Couple couple;
+TEST_P(TcpChannel, WaitingUsesNoCpu) {
+  Couple couple(GetParam());
   std::vector<ChannelEvent> events;
   const double before = thread_cpu_seconds();
   couple.parent->poll(Clock::now() + milliseconds(500), &events);
   EXPECT_LT(thread_cpu_seconds() - before, 0.05);
 }
+
+// Both neighbours talk at once, in small frames and large ones, and each reads while it writes.
+TEST_P(TcpChannel, FramesTravelInBothDirectionsAtOnce) {
+  Couple couple(GetParam());
+  constexpr size_t kFrames = 2000;
+  const auto frame_of = [](size_t i) {
+    return Bytes(i % 100 == 0 ? 300'000 : 1 + i % 40, static_cast<std::byte>(i));
+  };
+  const auto talk = [&](ControlChannel* channel, int peer) {
+    std::vector<ChannelEvent> events;
+    for (size_t i = 0; i < kFrames; ++i) {
+      channel->send(peer, frame_of(i));
+      if (i % 7 == 0) channel->poll(Clock::now(), &events);
+    }
+    const auto deadline = patience();
+    while (events.size() < kFrames && Clock::now() < deadline) channel->poll(deadline, &events);
+    ASSERT_GE(events.size(), kFrames);  // and perhaps the end of the other
+    for (size_t i = 0; i < kFrames; ++i) ASSERT_TRUE(events[i].frame == frame_of(i)) << i;
+    channel->close(patience());
+  };
+  std::jthread child([&] { talk(couple.child.get(), 0); });
+  talk(couple.parent.get(), 1);
+}
+
+// More than one call reads: nothing may be forgotten that no readable socket tells of.
+TEST_P(TcpChannel, ACallThatHasReadEnoughForgetsNothing) {
+  Couple couple(GetParam());
+  const Bytes large(12u << 20, std::byte{9});
+  std::jthread sender([&] {
+    couple.parent->send(1, large);
+    couple.parent->send(1, bytes_of("the last"));
+    // Stays open, so that no end of the connection makes the child look again.
+    std::vector<ChannelEvent> events;
+    const auto deadline = patience();
+    while (events.empty() && Clock::now() < deadline) couple.parent->poll(deadline, &events);
+  });
+  const auto events = collect(couple.child.get(), 2);
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_TRUE(events[0].frame == large);
+  EXPECT_EQ(text_of(events[1].frame), "the last");
+  couple.child->send(0, bytes_of("heard"));
+}
+
+INSTANTIATE_TEST_SUITE_P(ClearAndTls, TcpChannel, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "Tls" : "Clear"; });
 
 }  // namespace
 }  // namespace khorus::net

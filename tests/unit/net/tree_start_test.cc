@@ -113,12 +113,12 @@ TEST(TreeStart, TheSecondClaimToARankIsRefusedAndTheFirstGoesOn) {
 
   auto first = dial_and_wait(dial_as(1, 0, &store));
   ASSERT_TRUE(first.ok()) << first.status().to_string();
-  Connection rank_1(std::move(first->socket), first->keys);
+  Connection rank_1(std::move(first->stream), first->keys);
   // The second says hello after the first has confirmed; it is refused then, or, when its own
   // confirmation comes in the same moment, cut off without a word.
   auto second = dial_and_wait(dial_as(1, 0, &store));
   if (second.ok()) {
-    Connection impostor(std::move(second->socket), second->keys);
+    Connection impostor(std::move(second->stream), second->keys);
     EXPECT_EQ(first_frame(&impostor), "");
   } else {
     EXPECT_THAT(second.status().message(), HasSubstr("does not admit rank 1"));
@@ -181,7 +181,7 @@ TEST(TreeStart, AForgedFrameEndsTheConnection) {
   ASSERT_TRUE(dialed.ok());
   SecretBytes wrong;
   const FrameHeader header = FrameSeal(wrong).seal(bytes_of("ready"));
-  ASSERT_EQ(dialed->socket.write_some(header, bytes_of("ready")).bytes, header.size() + 5);
+  ASSERT_EQ(dialed->stream.write_some(header, bytes_of("ready")).bytes, header.size() + 5);
   root_thread.join();
   EXPECT_THAT(root->status().message(), HasSubstr("MAC"));
 }

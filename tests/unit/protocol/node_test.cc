@@ -68,6 +68,29 @@ TEST(Node, ADuplicateNameIsRefusedAndTheFirstGoesOn) {
   EXPECT_EQ(world.output(1).executions.size(), 1U);
 }
 
+TEST(Node, BeforeAStallIsToldToAllTheMissingRankIsAsked) {
+  World world(5);
+  for (int rank = 0; rank < 5; ++rank) {
+    if (rank != 3) world.submit(rank, 1, allreduce("w"));
+  }
+  const auto told = [&] {
+    uint64_t reports = 0;
+    for (int rank = 0; rank < 5; ++rank) reports += world.node(rank).stats().stall_reports;
+    return reports;
+  };
+  while (!world.output(3).waited_for) {
+    EXPECT_EQ(told(), 0U);
+    world.pass(1'000'000);
+    world.settle();
+  }
+  for (int second = 0; second < 30; ++second) {
+    world.pass(1'000'000);
+    world.settle();
+  }
+  EXPECT_EQ(told(), 5U) << "once on every rank";
+  for (int rank = 0; rank < 5; ++rank) EXPECT_EQ(world.output(rank).waited_for, rank == 3);
+}
+
 TEST(Node, AnUnknownProcessSetIsRefused) {
   World world(2);
   wire::Request request = allreduce("w");

@@ -56,6 +56,7 @@ class World {
       submit(static_cast<int>(rank), ticket, request);
     }
   }
+  void pass(TimeUs time) { now_ += time; }
   // Until no frame is under way. What came out is gathered in output().
   void settle() {
     for (size_t rank = nodes_.size(); rank-- > 0;) tick_all(static_cast<int>(rank));
@@ -89,6 +90,7 @@ class World {
     for (auto& completion : fresh.completions) all.completions.push_back(std::move(completion));
     for (auto& change : fresh.set_changes) all.set_changes.push_back(std::move(change));
     if (fresh.fault) all.fault = fresh.fault;
+    all.waited_for |= fresh.waited_for;
     all.shutdown |= fresh.shutdown;
     all.goodbye |= fresh.goodbye;
   }

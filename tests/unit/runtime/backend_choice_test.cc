@@ -60,6 +60,17 @@ TEST(BackendChoice, SharedMemoryWithinOneHostOnly) {
   EXPECT_THAT(own_identity().machine.network, HasSubstr("net:["));
 }
 
+// Whatever carries data between hosts, chosen or asked for: what it does not protect is to be said.
+TEST(BackendChoice, WarnsOfWhatLeavesTheHost) {
+  Hello one = hello("p", {kGloo});
+  Hello two = hello("q", {kGloo});
+  EXPECT_EQ(choose_backend({one, two})->warning, "");
+  two.machine = {"another", "net", "user", 1000};
+  EXPECT_THAT(choose_backend({one, two})->warning, HasSubstr("over gloo, neither encrypted"));
+  one.requested_backend = two.requested_backend = "gloo";
+  EXPECT_THAT(choose_backend({one, two})->warning, HasSubstr("a network that you trust"));
+}
+
 TEST(BackendChoice, RefusalsNameRankAndReason) {
   const Hello full = hello("p", {kLocal, kGloo});
   const Hello broken = hello("q", {{"gloo", false, false, "no interface is up"}});

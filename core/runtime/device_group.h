@@ -1,0 +1,58 @@
+// DeviceGroup: what one rank needs to run operations of one process set on its GPU: a communicator
+// of the device backend, the runner that puts operations there and the thread that waits for them.
+//
+// Empty until the first operation on a device tensor of the set: a job that has none opens no
+// communicator, starts no thread and does not touch the driver.
+//
+// Thread rule: connect() and launch() by the device lane's thread; the rest from any thread.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "core/runtime/data_plane.h"
+#include "core/runtime/device_completion.h"
+#include "core/runtime/device_runner.h"
+
+namespace khorus::runtime {
+
+class DeviceGroup {
+ public:
+  using Clock = std::chrono::steady_clock;
+  using Over = std::function<void(Job&, const Status&)>;
+  using Fail = std::function<void(const Job&, const Status&)>;
+
+  bool connected() const noexcept { return connected_.load(std::memory_order_acquire); }
+  // Collective over the set, once. `runner`: all but the plane is filled in. The others: see
+  // DeviceCompletion::Hooks.
+  Status connect(DataPlane::Options plane, DeviceRunner::Options runner, Over over, Fail fail);
+  // REQUIRES: connected(). Ok: the job is on the device and has been moved from; its works end
+  // when it is complete there. Else it is untouched, and nothing may be launched any more.
+  Status launch(Job& job);
+  // REQUIRES: connected().
+  DeviceRunner& runner() noexcept { return *runner_; }
+
+  // The communicator, now or once it is open, fails with this reason.
+  void abort(const std::string& reason);
+  // See DeviceCompletion.
+  void fail(const Status& status);
+  bool wait_idle(Clock::time_point deadline);
+  // REQUIRES: nothing is launched any more. Waits for what is under way, then disconnects. False
+  // when `deadline` came first: then this object must be left alone for ever.
+  bool stop(Clock::time_point deadline);
+
+ private:
+  std::unique_ptr<DeviceRunner> runner_;
+  std::unique_ptr<DeviceCompletion> completion_;
+  std::atomic<bool> connected_{false};  // the two above are there, and stay
+
+  std::mutex mutex_;  // guards the two below until connect() is over
+  std::shared_ptr<DataPlane> plane_;
+  std::optional<std::string> abort_reason_;
+};
+
+}  // namespace khorus::runtime

@@ -1,0 +1,42 @@
+// DeviceMark: where the operation of a Work is on the device, for streams that are to wait for it.
+//
+// Only works of device tensors have one. Who launches the operation writes it;
+// khorus::wait_on_stream (khorus/device.h) reads it.
+//
+// Thread rule: any thread.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "core/runtime/data_plane.h"
+#include "core/runtime/work_state.h"
+#include "khorus/status.h"
+
+namespace khorus::runtime {
+
+class DeviceMark {
+ public:
+  // Gives a work that was not submitted yet its mark.
+  static void attach(const WorkStatePtr& work);
+
+  // The operation is on the device, as this one of the plane's.
+  void launched(std::shared_ptr<DataPlane> plane, uint64_t sequence);
+  // The work is over, whether or not it came to the device.
+  void over(const Status& status);
+  // What is put into `stream` from now on begins after the operation. Blocks until it is launched
+  // or over; every operation comes to that.
+  Status order(void* stream);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::shared_ptr<DataPlane> plane_;
+  uint64_t sequence_ = 0;
+  std::optional<Status> over_;
+};
+
+}  // namespace khorus::runtime

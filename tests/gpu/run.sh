@@ -1,0 +1,62 @@
+#!/bin/bash
+# The tests that need a GPU: tests/gpu/run.sh [build folder]
+#
+# Needs a checkout and what it finds there: a compiler, CMake, GoogleTest, the torch (or NCCL) of the
+# `python3` in PATH or KHORUS_PYTHON, and an NVIDIA driver. Builds what it runs, in build/gpu unless
+# told otherwise. The ranks share the GPUs there are: NCCL from 2.30 on allows that when it is asked to;
+# for older ones every rank pretends to be on a host of its own.
+#
+# Ends with "N passed, N failed", exit code 0 if none failed. Exit code 77: there is no GPU here.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=$(realpath -m "${1:-build/gpu}")
+python=${KHORUS_PYTHON:-python3}
+
+if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
+  echo "tests/gpu/run.sh: skipped: nvidia-smi shows no GPU here"
+  exit 77
+fi
+nvidia-smi -L
+
+cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DKHORUS_BUILD_TESTS=ON -DKHORUS_TORCH=OFF \
+  -DKHORUS_PYTHON="$(command -v "$python")" || exit 1
+programs=(collectives blocks sendrecv groups faults interruptions)
+cmake --build "$build" -j"$(nproc)" --target khorusrun khorus gpu_engine gpu_engine_ranks \
+  "${programs[@]/#/conformance_}" || exit 1
+bin=$(dirname "$(find "$build" -type f -name gpu_engine -perm -u+x | head -1)")
+"$bin/khorusrun" --check-build | grep -A3 ' nccl ' || true
+
+# Several ranks on one GPU.
+export NCCL_MULTI_RANK_GPU_ENABLE=1
+export KHORUS_TEST_GPU=1
+passed=0
+failed=0
+check() {  # name, command...
+  local name=$1
+  shift
+  local log=$build/gpu_$name.log
+  if timeout 600 "$@" >"$log" 2>&1; then
+    passed=$((passed + 1))
+    echo "passed  $name"
+  else
+    failed=$((failed + 1))
+    echo "FAILED  $name (exit code $?): $log"
+    tail -n 25 "$log"
+  fi
+}
+# As tests/gpu/CMakeLists.txt leaves out, and those whose ranks are threads with one NCCL_HOSTID.
+left_out='*DifferentOperationsAreNoticed*:*LeavingInTheMiddle*:*ErrorsNameTheRank*:*Forked*'
+for program in "${programs[@]}"; do
+  check "conformance_$program" "$bin/conformance_$program" "--gtest_filter=*/nccl_2:-$left_out"
+done
+# Ranks as processes, with a host identity each: this is the way for NCCL before 2.30.
+# shellcheck disable=SC2016  # expanded by each rank
+per_rank='export NCCL_HOSTID=khorus-$KHORUS_RANK; exec "$0" "$@"'
+check conformance_processes env KHORUS_TEST_PROCESSES=1 "$bin/khorusrun" -np 2 \
+  bash -c "$per_rank" "$bin/conformance_collectives" \
+  "--gtest_filter=*/nccl_2:-*SpecialValues*:*OthersNeedNotTakePart*:*GoesOnWhenOthersHaveLeft*"
+check engine "$bin/gpu_engine"
+check engine_processes env KHORUSRUN="$bin/khorusrun" KHORUS_TEST_PROGRAM="$bin/gpu_engine_ranks" \
+  "$python" -B -m unittest discover -v -s tests/gpu -p test_engine.py
+echo "$passed passed, $failed failed"
+((failed == 0))

@@ -1,0 +1,73 @@
+"""Device tensors between real processes, one per rank: values, what a process without them loads,
+what is said where there is no GPU, and a rank that dies while operations are on the device.
+
+The environment names KHORUSRUN, KHORUS_TEST_PROGRAM (gpu_engine_ranks) and, unless there is a real
+GPU, KHORUS_TEST_DOUBLE (the double's folder).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import unittest
+
+KHORUSRUN = os.environ["KHORUSRUN"]
+PROGRAM = os.environ["KHORUS_TEST_PROGRAM"]
+DOUBLE = os.environ.get("KHORUS_TEST_DOUBLE", "")
+PATIENCE_S = 100
+
+
+def run(size: int, what: str, *, on_gpu: bool = True) -> subprocess.CompletedProcess[str]:
+    hidden = ("KHORUS_",) if DOUBLE == "" else ("KHORUS_", "LD_")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    if on_gpu and DOUBLE:
+        variables["LD_LIBRARY_PATH"] = DOUBLE
+    return subprocess.run(
+        [KHORUSRUN, "-np", str(size), PROGRAM, what],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+class Engine(unittest.TestCase):
+    def test_tensors_of_both_kinds(self) -> None:
+        for size in (1, 2, 3):
+            with self.subTest(size=size):
+                job = run(size, "mixed")
+                self.assertEqual(job.returncode, 0, job.stdout)
+
+    def test_who_has_no_device_tensor_loads_nothing_of_the_gpu(self) -> None:
+        job = run(2, "cpu")
+        self.assertEqual(job.returncode, 0, job.stdout)
+        self.assertEqual(job.stdout.count("done"), 2, job.stdout)
+        self.assertNotRegex(job.stdout, r"libcuda|libnccl")
+
+    @unittest.skipUnless(DOUBLE, "there is a GPU")
+    def test_without_a_driver_a_device_tensor_is_refused(self) -> None:
+        job = run(2, "refused", on_gpu=False)
+        self.assertEqual(job.returncode, 0, job.stdout)
+        found = re.findall(
+            r'invalid argument: allreduce "g": output is on cuda:0; the backend nccl: '
+            r"there is no NVIDIA driver on this machine",
+            job.stdout,
+        )
+        self.assertEqual(len(found), 2, job.stdout)
+
+    def test_a_killed_rank_is_named_by_all_within_the_bound(self) -> None:
+        job = run(3, "killed")
+        self.assertNotEqual(job.returncode, 0)
+        told = re.findall(r"after (\d+) ms: (.*) \| (.*)", job.stdout)
+        self.assertEqual(len(told), 2, job.stdout)
+        for took_ms, status, after in told:
+            self.assertLess(int(took_ms), 5000)
+            for text in (status, after):
+                self.assertRegex(text, r"^peer lost: .*rank 2 ")
+
+
+if __name__ == "__main__":
+    unittest.main()
