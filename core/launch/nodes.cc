@@ -12,6 +12,7 @@
 #include "core/net/address.h"
 #include "core/net/awaited_store.h"
 #include "core/net/quoted.h"
+#include "core/net/text_bytes.h"
 
 namespace khorus::launch {
 namespace {
@@ -21,10 +22,6 @@ using std::chrono::steady_clock;
 
 std::string node_key(int node) { return "nodes/" + std::to_string(node); }
 std::string met_key(int node) { return node_key(node) + "/met"; }
-
-std::span<const std::byte> bytes_of(const std::string& text) {
-  return std::as_bytes(std::span(text));
-}
 
 // "2 nodes with 4 ranks each"
 std::string job_shape(const LaunchOptions& options) {
@@ -58,7 +55,7 @@ Status read_other(net::Store& store, const LaunchOptions& options, int node,
                       std::to_string(node) + ", or raise --start-timeout");
   }
   if (!value.ok()) return value.status();
-  const std::string text(reinterpret_cast<const char*>(value->data()), value->size());
+  const std::string text = net::text_of(*value);
   const std::string shape = text.substr(0, text.find(';'));
   if (shape == job_shape(options)) return Status();
   return Status(StatusCode::kInvalidArgument,
@@ -69,7 +66,7 @@ Status read_other(net::Store& store, const LaunchOptions& options, int node,
 Status meet_in(net::Store& store, const LaunchOptions& options, steady_clock::time_point deadline) {
   const std::string self =
       job_shape(options) + "; " + host_name() + ", pid " + std::to_string(::getpid());
-  if (Status status = store.set(node_key(options.node_rank), bytes_of(self)); !status.ok()) {
+  if (Status status = store.set(node_key(options.node_rank), net::bytes_of(self)); !status.ok()) {
     if (status.code() != StatusCode::kPermissionDenied) return status;
     return Status(status.code(), "another launcher has --node-rank " +
                                      std::to_string(options.node_rank) + " in this job");
@@ -77,7 +74,7 @@ Status meet_in(net::Store& store, const LaunchOptions& options, steady_clock::ti
   for (int node = 0; node < options.nodes; ++node) {
     if (Status status = read_other(store, options, node, deadline); !status.ok()) return status;
   }
-  if (Status status = store.set(met_key(options.node_rank), bytes_of("met")); !status.ok()) {
+  if (Status status = store.set(met_key(options.node_rank), net::bytes_of("met")); !status.ok()) {
     return status;
   }
   // Ranks that end at once must not take the store from a launcher that has not read it.

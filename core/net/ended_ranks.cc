@@ -5,6 +5,9 @@
 #include <charconv>
 #include <string_view>
 
+#include "core/net/quoted.h"
+#include "core/net/text_bytes.h"
+
 namespace khorus::net {
 namespace {
 
@@ -12,16 +15,7 @@ constexpr const char* kTold = "ended/told";
 constexpr std::string_view kYes = "yes";
 constexpr size_t kLongestText = 256;
 
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
-
-std::string printable(std::string_view text) {
-  std::string out(text.substr(0, kLongestText));
-  std::ranges::replace_if(
-      out, [](char c) { return c < ' ' || c > '~'; }, '?');
-  return out;
-}
+std::string shown(std::string_view text) { return printable(text.substr(0, kLongestText)); }
 
 // Up to the end of the line, and removed from `text`.
 std::string_view take_line(std::string_view* text) {
@@ -42,8 +36,8 @@ Result<bool> are_ends_promised(Store& store) {
 }
 
 Status tell_end(Store& store, uint64_t* next, const EndedRank& ended) {
-  const std::string text = std::to_string(ended.rank) + "\n" + printable(ended.where) + "\n" +
-                           printable(ended.how) + "\n";
+  const std::string text =
+      std::to_string(ended.rank) + "\n" + shown(ended.where) + "\n" + shown(ended.how) + "\n";
   for (;;) {
     Status told = store.set(ended_key((*next)++), bytes_of(text));
     if (told.code() != StatusCode::kPermissionDenied) return told;
@@ -54,15 +48,16 @@ Status tell_end(Store& store, uint64_t* next, const EndedRank& ended) {
 std::string ended_key(uint64_t number) { return "ended/" + std::to_string(number); }
 
 std::optional<EndedRank> decode_ended_rank(std::span<const std::byte> value) {
-  std::string_view text(reinterpret_cast<const char*>(value.data()), value.size());
+  const std::string whole = text_of(value);
+  std::string_view text(whole);
   const std::string_view number = take_line(&text);
   EndedRank out;
   const auto parsed = std::from_chars(number.data(), number.data() + number.size(), out.rank);
   if (parsed.ec != std::errc() || parsed.ptr != number.data() + number.size() || out.rank < 0) {
     return std::nullopt;
   }
-  out.where = printable(take_line(&text));
-  out.how = printable(take_line(&text));
+  out.where = shown(take_line(&text));
+  out.how = shown(take_line(&text));
   return out;
 }
 

@@ -1,5 +1,5 @@
-// quoted(): text from a peer or the store, as it may stand in a message: in quotation marks,
-// without control characters that would write to somebody's terminal, and no longer than a line.
+// Text from a peer or the store, as it may stand in a message: without control characters that
+// would write to somebody's terminal.
 #pragma once
 
 #include <string>
@@ -7,11 +7,17 @@
 
 namespace khorus::net {
 
+// What is not a printable character of ASCII is a question mark.
+inline std::string printable(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = (c >= ' ' && c <= '~') ? c : '?';
+  return out;
+}
+
+// In quotation marks, and no longer than a line.
 inline std::string quoted(std::string_view text) {
   constexpr size_t kLongest = 128;
-  std::string out = "\"";
-  for (const char c : text.substr(0, kLongest)) out += (c >= ' ' && c <= '~') ? c : '?';
-  out += "\"";
+  std::string out = "\"" + printable(text.substr(0, kLongest)) + "\"";
   if (text.size() > kLongest)
     out += " and " + std::to_string(text.size() - kLongest) + " bytes more";
   return out;

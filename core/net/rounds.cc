@@ -2,9 +2,10 @@
 #include "core/net/rounds.h"
 
 #include <algorithm>
-#include <span>
 #include <string>
 #include <string_view>
+
+#include "core/net/text_bytes.h"
 
 namespace khorus::net {
 namespace {
@@ -19,10 +20,6 @@ constexpr std::string_view kEnded = "ended";
 
 std::string rank_key(uint64_t round, int rank) {
   return round_key(round) + "/" + std::to_string(rank);
-}
-
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
 }
 
 Result<bool> is_set(Store& store, const std::string& key) {

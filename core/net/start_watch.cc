@@ -8,21 +8,11 @@
 #include <utility>
 
 #include "core/net/ended_ranks.h"
+#include "core/net/quoted.h"
+#include "core/net/text_bytes.h"
 #include "core/net/watch.h"
 
 namespace khorus::net {
-namespace {
-
-std::string text_of(const std::vector<std::byte>& bytes) {
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-}
-
-std::string printable(std::string text) {
-  for (char& c : text) c = (c < ' ' || c > '~') ? '?' : c;
-  return text;
-}
-
-}  // namespace
 
 // Pending waits know it weakly: one that is over when this goes finds nobody.
 class StartWatch::State : public std::enable_shared_from_this<State> {

@@ -13,6 +13,7 @@
 #include "core/net/acceptor.h"
 #include "core/net/dial.h"
 #include "core/net/ended_ranks.h"
+#include "core/net/text_bytes.h"
 #include "core/net/tree_links.h"
 #include "core/net/watch.h"
 #include "core/wire/rank_set.h"
@@ -28,10 +29,6 @@ constexpr std::string_view kGo = "go";        // the whole tree is
 
 // When a neighbour has gone: how long to wait for word of who ended first. It is under way already.
 constexpr std::chrono::milliseconds kWordOfEnd{1'000};
-
-std::string text_of(const Bytes& bytes) {
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-}
 
 Result<Address> address_to_listen_on(const TreeOptions& options) {
   if (!options.network_interface.empty()) return interface_address(options.network_interface);
@@ -93,8 +90,7 @@ class Meeting {
       acceptor_.emplace(links_->io(), std::move(*listening), acceptor_options());
       acceptor_->start();
     }
-    return options_.store->set(address_key(options_.epoch, options_.rank),
-                               std::as_bytes(std::span(text)));
+    return options_.store->set(address_key(options_.epoch, options_.rank), bytes_of(text));
   }
 
   Identity identity() const {
@@ -137,8 +133,7 @@ class Meeting {
   Status publish_process() {
     if (options_.ends_are_told || options_.processes.self == nullptr) return {};
     const std::string process = options_.processes.self();
-    return options_.store->set(process_key(options_.epoch, options_.rank),
-                               std::as_bytes(std::span(process)));
+    return options_.store->set(process_key(options_.epoch, options_.rank), bytes_of(process));
   }
 
   Status watch_others() {
@@ -211,7 +206,7 @@ class Meeting {
     return go_;
   }
 
-  void send(int peer, std::string_view word) { links_->send(peer, std::as_bytes(std::span(word))); }
+  void send(int peer, std::string_view word) { links_->send(peer, bytes_of(word)); }
 
   Status take(std::vector<ChannelEvent>* events) {
     for (ChannelEvent& event : *events) {

@@ -16,6 +16,7 @@
 #include "core/net/dial.h"
 #include "core/net/store_protocol.h"
 #include "core/net/store_table.h"
+#include "core/net/text_bytes.h"
 
 namespace khorus::net {
 namespace {
@@ -36,13 +37,9 @@ void wait_for(int fd, short what, Clock::time_point deadline) {
   static_cast<void>(::poll(&entry, 1, static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30))));
 }
 
-std::string text_of(const StoreAnswer& answer) {
-  return std::string(reinterpret_cast<const char*>(answer.body.data()), answer.body.size());
-}
-
 Result<std::vector<std::byte>> value_of(StoreAnswer answer) {
   if (answer.code == StatusCode::kOk) return std::move(answer.body);
-  return Status(answer.code, text_of(answer));
+  return Status(answer.code, text_of(answer.body));
 }
 
 Status forked() {
@@ -244,7 +241,7 @@ Status TcpStore::set(const std::string& key, std::span<const std::byte> value) {
   const Result<StoreAnswer> answer = impl_->ask(std::move(request), kAnswerTime);
   if (!answer.ok()) return answer.status();
   if (answer->code == StatusCode::kOk) return {};
-  return Status(answer->code, text_of(*answer));
+  return Status(answer->code, text_of(answer->body));
 }
 
 Result<std::vector<std::byte>> TcpStore::get(const std::string& key,
