@@ -27,6 +27,11 @@ Tensor part_of(const std::shared_ptr<void>& arena, size_t offset_bytes, at::IntA
       at, shape, [arena](void*) {}, at::TensorOptions().dtype(type));
 }
 
+// Of a place: nobody has the tensor or a view of it.
+bool is_free(const Tensor& home) {
+  return home.use_count() == 1 && home.storage().use_count() == 1;
+}
+
 }  // namespace
 
 // A rank that has the arena off takes part, too: nothing of it fits, so no rank has one.
@@ -66,14 +71,69 @@ void GradientReducer::follow_the_plan() {
   throw_if_error(learning_.work->wait());
   const std::lock_guard lock(mutex_);
   const auto plan = learnt_plan(learning_);
-  if (plan && !plan->buckets.empty()) make_buckets(*plan);
+  if (plan) {
+    leave_first_step();
+    plan->buckets.empty() ? arena_.reset() : make_buckets(*plan);
+  }
   learned_ = plan.has_value();  // else a rank has joined: this step is learnt from, too
   learning_ = {};
   is_learning_ = false;
 }
 
+// backward() makes them about in the reverse order of the parameters. Without memory for them
+// gradients stay where they are; making the buckets will say so.
+void GradientReducer::lay_out_first_step() {
+  constexpr size_t kAlignment = 64;
+  size_t bytes = 0;
+  for (Slot& slot : slots_) {
+    if (!may_be_in_an_arena(slot.parameter)) continue;
+    bytes += (slot.parameter.nbytes() + kAlignment - 1) / kAlignment * kAlignment;
+    slot.offset_bytes = bytes;  // from the end
+  }
+  if (bytes == 0) return;
+  arena_ = engine_of(options_.engine).allocate(bytes, options_.process_set);
+  if (arena_ == nullptr) return;
+  arena_bytes_ = bytes;
+  for (Slot& slot : slots_) {
+    if (!may_be_in_an_arena(slot.parameter)) continue;
+    slot.offset_bytes = bytes - slot.offset_bytes;
+    slot.home =
+        part_of(arena_, slot.offset_bytes, slot.parameter.sizes(), slot.parameter.scalar_type());
+  }
+}
+
+// In a step that is learnt from. False: the gradient stays where it is.
+bool GradientReducer::move_in_early(Slot& slot) {
+  if (!options_.gradient_arena || !may_learn()) return false;
+  if (arena_ == nullptr) lay_out_first_step();
+  Tensor& gradient = slot.parameter.mutable_grad();
+  if (!slot.home.defined()) return false;
+  if (gradient.is_same(slot.home)) return true;  // kept, and accumulated there
+  if (gradient.layout() != at::kStrided || gradient.requires_grad() ||
+      gradient.sizes() != slot.home.sizes() || gradient.scalar_type() != slot.home.scalar_type() ||
+      !is_free(slot.home)) {
+    return false;
+  }
+  slot.home.copy_(gradient);
+  gradient = slot.home;
+  return true;
+}
+
+// What somebody still has stays where it is, and its memory with it.
+void GradientReducer::leave_first_step() {
+  const bool all_free = std::ranges::all_of(
+      slots_, [](const Slot& slot) { return !slot.home.defined() || is_free(slot.home); });
+  for (Slot& slot : slots_) slot.home = Tensor();
+  if (all_free) return;
+  arena_ = nullptr;
+  arena_bytes_ = 0;
+}
+
 void GradientReducer::make_buckets(const GradientPlan& plan) {
-  arena_ = engine_of(options_.engine).allocate(plan.bytes, options_.process_set);
+  if (arena_bytes_ < plan.bytes) {
+    arena_ = engine_of(options_.engine).allocate(plan.bytes, options_.process_set);
+    arena_bytes_ = plan.bytes;
+  }
   if (arena_ == nullptr) {
     throw Error(Status(StatusCode::kUnavailable,
                        "no memory for gradients of " + std::to_string(plan.bytes) +
@@ -118,7 +178,7 @@ bool GradientReducer::in_bucket(const Slot& slot) const {
 
 // What others still hold of the slot's place keeps its values, in memory of its own.
 void GradientReducer::leave_home(Slot& slot) const {
-  if (slot.home.use_count() == 1 && slot.home.storage().use_count() == 1) return;
+  if (is_free(slot.home)) return;
   const Tensor old = slot.home;
   slot.home = part_of(arena_, slot.offset_bytes, old.sizes(), old.scalar_type());
   const Tensor copy = old.clone();

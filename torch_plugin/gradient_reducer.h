@@ -17,7 +17,9 @@
 // other in which order gradients came and how fast they were reduced (khorus/gradient_plan.h), and
 // in the next step they all follow the plan that this makes. A bucket is a group
 // that lies in one piece and is reduced as one tensor. A gradient that backward() has made
-// elsewhere moves to its place in the hook, and .grad with it.
+// elsewhere moves to its place in the hook, and .grad with it. Until the plan is there gradients
+// lie in the arena in the order in which backward() is likely to make them, and are reduced one by
+// one: they never need memory beside it.
 #pragma once
 
 #include <torch/csrc/autograd/function_hook.h>
@@ -94,7 +96,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     Handle handle;             // not valid when this rank is alone, nor in a bucket
     int64_t arrival_us = -1;   // of the first step, since its first gradient; -1: none came
     size_t offset_bytes = 0;   // in the arena
-    Tensor home;               // its place there
+    Tensor home;               // its place there; not defined: it has none
     bool copied_back = false;  // it only travels at its place
   };
   struct Group {
@@ -123,6 +125,9 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   bool may_learn() const;
   std::vector<GradientProfile> profiles() const;
   void start_learning();
+  void lay_out_first_step();
+  bool move_in_early(Slot& slot);
+  void leave_first_step();
   void make_buckets(const GradientPlan& plan);
   void settle(Slot& slot);
   bool in_bucket(const Slot& slot) const;
@@ -144,7 +149,8 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   mutable std::mutex mutex_;
   std::vector<Slot> slots_;
   std::vector<Group> groups_;
-  std::shared_ptr<void> arena_;  // set once the buckets are made
+  std::shared_ptr<void> arena_;
+  size_t arena_bytes_ = 0;
   bool learned_ = false;
   std::mutex learning_mutex_;  // taken before mutex_, also while waiting; guards learning_
   GradientLearning learning_;

@@ -158,7 +158,7 @@ void GradientReducer::prepare(Slot& slot, size_t normal_references) {
   } else if (slot.kind == Kind::kSparse) {
     gradient = gradient.to_sparse(1);
   } else if (!alone() && !in_bucket(slot)) {
-    own_memory(gradient, normal_references);
+    if (!move_in_early(slot)) own_memory(gradient, normal_references);
   }
   if (in_bucket(slot)) move_in(slot);
 }

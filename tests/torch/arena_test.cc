@@ -158,6 +158,24 @@ TEST(Arena, GradientsLieSideBySideAndStayThere) {
   }
 }
 
+// So that a process never has two copies of them.
+TEST(Arena, TheFirstStepLiesThereToo) {
+  for (const char* backend : {"local", "shm"}) {
+    WorldOptions options;
+    options.backend = backend;
+    run_world(options, [](Engine& engine) {
+      Large large(engine);
+      large.step(0.01 * (engine.rank() + 1));
+      const float* const first = data_of(large.b.grad());
+      EXPECT_EQ(data_of(large.a.grad()), first + large.b.numel());
+      for (int i = 0; i < 2; ++i) {
+        large.step(0.01 * (engine.rank() + 1));
+        EXPECT_EQ(std::min(data_of(large.a.grad()), data_of(large.b.grad())), first);
+      }
+    });
+  }
+}
+
 // Without the arena a tensor of an earlier step is nobody else's; so it is with it.
 TEST(Arena, KeptReferencesKeepTheirValues) {
   run_world({2}, [](Engine& engine) {
