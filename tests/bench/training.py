@@ -78,7 +78,7 @@ def train_with_python(bench: Bench, model: Model) -> dict[str, float]:
 def bench_lm(bench: Bench) -> Any:
     """train_lm against DDP, and both against the same processes without communication."""
     models = [
-        Model("10M, 8 x 128", 6, 384, 6, 128, batch=8, steps=7),
+        Model("10M, 8 x 128", 6, 384, 6, 128, batch=8, steps=14),
         Model("10M, 1 x 64", 6, 384, 6, 64, batch=1, steps=30),
     ]
     if bench.smoke:
