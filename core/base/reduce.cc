@@ -5,11 +5,11 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "core/base/assert.h"
 #include "core/base/reduce_kernels.h"
+#include "core/base/scale_element.h"
 
 namespace khorus::base {
 namespace {
@@ -62,31 +62,23 @@ void reduce_many(const CombineLoops& loops, const Reduction& reduction, void* de
   }
 }
 
-// Toward zero, saturating; NaN becomes 0. The limits of int64 round up to 2^63, which no int64
-// reaches, hence the closed comparisons.
-template <class T>
-T truncate(double value) {
-  using Limits = std::numeric_limits<T>;
-  if (value >= static_cast<double>(Limits::max())) return Limits::max();
-  if (value <= static_cast<double>(Limits::min())) return Limits::min();
-  return value == value ? static_cast<T>(value) : T{0};
-}
-
 template <class T>
 void copy_scaled_integers(void* destination, const void* source, size_t count, double factor) {
   auto* out = static_cast<T*>(destination);
   const auto* in = static_cast<const T*>(source);
-  for (size_t i = 0; i < count; ++i) out[i] = truncate<T>(static_cast<double>(in[i]) * factor);
+  for (size_t i = 0; i < count; ++i) out[i] = scaled_integer(in[i], factor);
 }
 
-// As the integers 0 and 1: a conversion of 0.5 to bool would be true.
 void copy_scaled_bools(void* destination, const void* source, size_t count, double factor) {
   auto* out = static_cast<uint8_t*>(destination);
   const auto* in = static_cast<const uint8_t*>(source);
-  for (size_t i = 0; i < count; ++i) {
-    const double value = in[i] != 0 ? 1.0 : 0.0;
-    out[i] = truncate<uint8_t>(value * factor) != 0 ? 1 : 0;
-  }
+  for (size_t i = 0; i < count; ++i) out[i] = scaled_bool(in[i], factor);
+}
+
+template <class T>
+void divide_integers(void* data, size_t count, int32_t divisor) {
+  T* const values = static_cast<T*>(data);
+  for (size_t i = 0; i < count; ++i) values[i] = divided_integer(values[i], divisor);
 }
 
 }  // namespace
@@ -155,6 +147,24 @@ void narrow(DataType dtype, void* destination, const float* source, size_t count
 void scale(DataType dtype, void* data, size_t count, double factor) {
   if (factor == 1.0) return;
   copy_scaled(dtype, data, data, count, factor);
+}
+
+void divide(DataType dtype, void* data, size_t count, int32_t divisor) {
+  KHORUS_ASSERT(divisor > 0, "a division by less than one");
+  switch (dtype) {
+    case DataType::kUint8:
+      return divide_integers<uint8_t>(data, count, divisor);
+    case DataType::kInt8:
+      return divide_integers<int8_t>(data, count, divisor);
+    case DataType::kInt16:
+      return divide_integers<int16_t>(data, count, divisor);
+    case DataType::kInt32:
+      return divide_integers<int32_t>(data, count, divisor);
+    case DataType::kInt64:
+      return divide_integers<int64_t>(data, count, divisor);
+    default:
+      KHORUS_ASSERT(false, "only integers are divided; scale the others");
+  }
 }
 
 void copy_scaled(DataType dtype, void* destination, const void* source, size_t count,

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "khorus/types.h"
@@ -44,6 +45,9 @@ void narrow(DataType dtype, void* destination, const float* source, size_t count
 // multiplied in float64 and truncated toward zero, and saturate at their limits; NaN becomes 0. A
 // factor of 1 changes nothing. bool scales as the integers 0 and 1.
 void scale(DataType dtype, void* data, size_t count, double factor);
+// data[i] /= divisor, truncated toward zero: what scaling in float64 would give if that were exact
+// (it is not: 49 * (1 / 49) is below 1). Integers only. REQUIRES: divisor > 0.
+void divide(DataType dtype, void* data, size_t count, int32_t divisor);
 // As a copy followed by scale(). The arrays are equal or do not overlap.
 void copy_scaled(DataType dtype, void* destination, const void* source, size_t count,
                  double factor);

@@ -12,38 +12,6 @@
 namespace khorus::runtime {
 namespace {
 
-bool is_integer(DataType dtype) noexcept {
-  return dtype == DataType::kUint8 || dtype == DataType::kInt8 || dtype == DataType::kInt16 ||
-         dtype == DataType::kInt32 || dtype == DataType::kInt64;
-}
-
-template <class T>
-void divide(void* data, size_t count, int64_t divisor) {
-  T* values = static_cast<T*>(data);
-  for (size_t i = 0; i < count; ++i) {
-    values[i] = static_cast<T>(static_cast<int64_t>(values[i]) / divisor);
-  }
-}
-
-// Truncates toward zero, as scaling in float64 would if that were exact (it is not: 49 * (1 / 49)
-// is below 1).
-void divide_integers(DataType dtype, void* data, size_t count, int64_t divisor) {
-  switch (dtype) {
-    case DataType::kUint8:
-      return divide<uint8_t>(data, count, divisor);
-    case DataType::kInt8:
-      return divide<int8_t>(data, count, divisor);
-    case DataType::kInt16:
-      return divide<int16_t>(data, count, divisor);
-    case DataType::kInt32:
-      return divide<int32_t>(data, count, divisor);
-    case DataType::kInt64:
-      return divide<int64_t>(data, count, divisor);
-    default:
-      return;
-  }
-}
-
 template <class Pieces>
 bool adjacent(const Pieces& pieces) {
   for (size_t i = 1; i < pieces.size(); ++i) {
@@ -105,7 +73,7 @@ Status CollectiveRunner::run(const Job& job) {
 
 Status CollectiveRunner::run_allreduce(const Job& job) {
   const wire::Request& request = job.response.tensors.front().request;
-  Scaling scaling = scaling_of(request);
+  Scaling scaling = scaling_of(request, options_.size);
   const DataType dtype = request.dtype;
   std::vector<Piece> pieces;
   pieces.reserve(job.works.size());
@@ -166,7 +134,7 @@ Status CollectiveRunner::run_allreduce(const Job& job) {
     } else {
       base::copy_scaled(dtype, piece.output, at, piece.count, scaling.after);
     }
-    if (scaling.divisor != 1) divide_integers(dtype, piece.output, piece.count, scaling.divisor);
+    if (scaling.divisor != 1) base::divide(dtype, piece.output, piece.count, scaling.divisor);
     at += piece.bytes;
   }
   note_end(job);
@@ -174,20 +142,9 @@ Status CollectiveRunner::run_allreduce(const Job& job) {
   return status;
 }
 
-CollectiveRunner::Scaling CollectiveRunner::scaling_of(const wire::Request& request) const {
-  Scaling scaling{request.prescale, request.postscale, 1};
-  if (request.op != ReduceOp::kAverage) return scaling;
-  if (is_integer(request.dtype) && request.postscale == 1.0) {
-    scaling.divisor = options_.size;
-  } else {
-    scaling.after = request.postscale / options_.size;
-  }
-  return scaling;
-}
-
 void CollectiveRunner::apply(const Scaling& scaling, DataType dtype, void* data, size_t count) {
   if (scaling.after != 1.0) base::scale(dtype, data, count, scaling.after);
-  if (scaling.divisor != 1) divide_integers(dtype, data, count, scaling.divisor);
+  if (scaling.divisor != 1) base::divide(dtype, data, count, scaling.divisor);
 }
 
 // ---- broadcast ----

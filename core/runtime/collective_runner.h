@@ -16,6 +16,7 @@
 
 #include "core/runtime/fusion_buffer.h"
 #include "core/runtime/lane.h"
+#include "core/runtime/scaling.h"
 #include "core/runtime/timeline.h"
 #include "khorus/backend.h"
 #include "khorus/status.h"
@@ -51,11 +52,6 @@ class CollectiveRunner {
     size_t bytes;
     size_t count;
   };
-  struct Scaling {
-    double before = 1.0;
-    double after = 1.0;
-    int64_t divisor = 1;  // of integers, exactly; after `after`
-  };
 
   Status run_allreduce(const Job& job);
   Status run_broadcast(const Job& job);
@@ -73,7 +69,6 @@ class CollectiveRunner {
   khorus_op operation_of(const Job& job) const;
   int group_rank(int global_rank) const;
   static Status out_of_memory(const char* what, size_t bytes);
-  Scaling scaling_of(const wire::Request& request) const;
   static void apply(const Scaling& scaling, DataType dtype, void* data, size_t count);
 
   const Options options_;

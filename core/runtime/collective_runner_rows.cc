@@ -95,7 +95,7 @@ Status CollectiveRunner::run_alltoall(const Job& job) {
 Status CollectiveRunner::run_reducescatter(const Job& job) {
   const wire::Request& request = job.response.tensors.front().request;
   WorkState& work = *job.works.front();
-  const Scaling scaling = scaling_of(request);
+  const Scaling scaling = scaling_of(request, options_.size);
   const std::vector<int64_t> rows = scattered_rows(request.shape.front(), options_.size);
   const std::vector<uint64_t> counts = elements_of(rows, elements_per_row(request.shape));
   TensorView result = result_of(request, rows[static_cast<size_t>(options_.rank)]);

@@ -144,6 +144,20 @@ TEST(Scale, OneChangesNothing) {
   EXPECT_EQ(scaled<int64_t>(DataType::kInt64, {odd}, 1.0), std::vector<int64_t>{odd});
 }
 
+TEST(Divide, IsExactAndTruncatesTowardZero) {
+  std::vector<int64_t> wide{49, -50, (int64_t{1} << 60) + 1, 0};
+  divide(DataType::kInt64, wide.data(), wide.size(), 49);
+  EXPECT_EQ(wide, (std::vector<int64_t>{1, -1, ((int64_t{1} << 60) + 1) / 49, 0}));
+  std::vector<uint8_t> narrow{255, 2, 3};
+  divide(DataType::kUint8, narrow.data(), narrow.size(), 3);
+  EXPECT_EQ(narrow, (std::vector<uint8_t>{85, 0, 1}));
+  divide(DataType::kUint8, narrow.data(), narrow.size(), 1000);
+  EXPECT_EQ(narrow, (std::vector<uint8_t>{0, 0, 0}));
+  std::vector<int32_t> extreme{std::numeric_limits<int32_t>::min()};
+  divide(DataType::kInt32, extreme.data(), 1, 2);
+  EXPECT_EQ(extreme.front(), -(1 << 30));
+}
+
 TEST(EmptyArrays, AreFine) {
   const std::vector<const void*> sources{nullptr, nullptr};
   reduce({DataType::kFloat16, ReduceOp::kSum, 0}, nullptr, sources);
