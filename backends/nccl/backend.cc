@@ -5,6 +5,7 @@
 
 #include "backends/nccl/communicator.h"
 #include "backends/nccl/driver.h"
+#include "backends/nccl/kernels/image.h"
 #include "backends/nccl/library.h"
 #include "backends/nccl/symbols.h"
 #include "backends/plugin.h"
@@ -34,6 +35,7 @@ std::string describe_all() {
             std::to_string((*driver)->version / 10 % 100) + " shows " +
             std::to_string((*driver)->devices) + " GPU" + ((*driver)->devices == 1 ? "" : "s");
   }
+  if (kernel_image() == nullptr) text += "; no kernels (built without nvcc)";
   return text;
 }
 

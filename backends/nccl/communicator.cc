@@ -2,11 +2,13 @@
 #include "backends/nccl/communicator.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "backends/nccl/pieces.h"
 #include "backends/operation.h"
 #include "backends/plugin.h"
+#include "khorus/options.h"
 #include "khorus/types.h"
 
 namespace khorus::backends::nccl {
@@ -74,8 +76,10 @@ Communicator::~Communicator() {
 Status Communicator::connect() {
   if (Status status = progress_->end(); !status.ok()) return status;
   const DeviceScope scope(device_->driver(), device_->context());
+  mover_.emplace(*device_, load_kernels());
   if (party_.size > 1) {
-    const Result<Agreement> agreed = meet(party_, library_, device_->driver());
+    const Result<Agreement> agreed =
+        meet(party_, library_, device_->driver(), mover_->has_kernels());
     if (Status end = progress_->end(); !end.ok()) return end;
     if (!agreed) return agreed.status();
     Status status = clique_.init({agreed->id, party_.rank, party_.size});
@@ -90,10 +94,26 @@ Status Communicator::connect() {
                                        status.message() + ")");
     }
     collectives_.emplace(*device_, clique_, party_.rank, party_.size);
+    all_have_kernels_ = agreed->have_kernels;
   }
   const std::scoped_lock lock(mutex_);
   is_connected_ = true;
   return progress_->end();
+}
+
+std::unique_ptr<Module> Communicator::load_kernels() const {
+  Result<std::unique_ptr<Module>> module = Module::load(device_->driver(), device_->context());
+  if (module) return std::move(*module);
+  // One line is enough for all communicators of the process.
+  static std::atomic_flag is_told = ATOMIC_FLAG_INIT;
+  if (!is_told.test_and_set()) {
+    const std::string line = "nccl: no kernels on GPU " + std::to_string(party_.device) + " (" +
+                             module.status().message() +
+                             "): tensors that travel together are packed by one copy for each, and "
+                             "what NCCL does not scale is scaled on the host";
+    party_.host->log(party_.host->engine, static_cast<int32_t>(LogLevel::kWarning), line.c_str());
+  }
+  return nullptr;
 }
 
 Status Communicator::run(const khorus_op& op) {
@@ -119,14 +139,20 @@ Status Communicator::await(void* stream, void* ready_event) {
   return status;
 }
 
+// Tensors that travel together are multiplied while they are packed, if all ranks can do that: NCCL
+// has more ways to run a plain sum, and the ranks must take the same.
 Status Communicator::run_in_stream(const khorus_op& op) {
-  if (is_in_pieces(op)) {
-    const Result<khorus_op> packed = pack(*device_, op, party_.rank);
-    if (!packed) return packed.status();
-    Status status = run_in_stream(*packed);
-    return status.ok() ? unpack(*device_, op, *packed, party_.rank) : status;
+  const bool multiplies = !collectives_ || (all_have_kernels_ && is_in_pieces(op));
+  Result<Packed> packed = pack(*device_, op, {party_.rank, !multiplies});
+  if (!packed) return packed.status();
+  Status status = mover_->upload({&packed->in, &packed->out});
+  if (status.ok()) status = mover_->run(packed->in);
+  const khorus_op& rest = packed->op;
+  if (status.ok()) {
+    status = collectives_ ? collectives_->run(rest)
+                          : device_->copy(rest.output, rest.input, rest.count * width_of(rest));
   }
-  return collectives_ ? collectives_->run(op) : run_alone(op);
+  return status.ok() ? mover_->run(packed->out) : status;
 }
 
 Status Communicator::put_in_stream(const khorus_op& op) {
@@ -152,18 +178,6 @@ Status Communicator::put_in_stream(const khorus_op& op) {
   const std::scoped_lock lock(mutex_);
   flights_.push_back({++started_, op.sequence, *begun, *done});
   return device_->tell(*done, progress_, started_);
-}
-
-// There is nobody to talk to, and NCCL is not needed but to multiply.
-Status Communicator::run_alone(const khorus_op& op) {
-  if (!is_scaled(op)) return device_->copy(op.output, op.input, op.count * width_of(op));
-  ncclUniqueId id{};
-  if (const ncclResult_t made = library_.get_unique_id(&id); made != ncclSuccess) {
-    return Status(StatusCode::kAborted, "NCCL: " + library_.describe(made, nullptr));
-  }
-  if (Status status = clique_.init({id, 0, 1}); !status.ok()) return status;
-  collectives_.emplace(*device_, clique_, 0, 1);
-  return collectives_->run(op);
 }
 
 // The operations are done in their order, so the last one up to this sequence stands for all.

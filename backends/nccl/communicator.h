@@ -18,6 +18,7 @@
 #include "backends/nccl/collectives.h"
 #include "backends/nccl/device.h"
 #include "backends/nccl/meeting.h"
+#include "backends/nccl/mover.h"
 #include "backends/nccl/progress.h"
 #include "khorus/backend.h"
 #include "khorus/status.h"
@@ -53,8 +54,8 @@ class Communicator {
   // What is put into our stream from now on begins after this.
   Status await(void* stream, void* ready_event);
   Status run_in_stream(const khorus_op& op);
-  // In a group of one.
-  Status run_alone(const khorus_op& op);
+  // Null, and a line in the log, if there are none.
+  std::unique_ptr<Module> load_kernels() const;
   // Ends everything, and returns when the device touches nobody's memory any more.
   Status give_up(const Status& failure);
   // Until the device is through with what is in the stream; false if that takes too long.
@@ -70,8 +71,10 @@ class Communicator {
   const Library& library_;
   std::unique_ptr<Device> device_;
   const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
+  std::optional<Mover> mover_;
   Clique clique_;
-  std::optional<Collectives> collectives_;
+  std::optional<Collectives> collectives_;  // not in a group of one
+  bool all_have_kernels_ = false;
   std::mutex mutex_;  // of what follows
   bool is_connected_ = false;
   uint64_t started_ = 0;

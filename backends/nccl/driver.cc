@@ -46,6 +46,10 @@ void look_up(Symbols& symbols, Driver* driver) {
   symbols.need(driver->memcpy_device_to_device, KHORUS_NAME(cuMemcpyDtoDAsync));
   symbols.need(driver->memcpy_device_to_host, KHORUS_NAME(cuMemcpyDtoHAsync));
   symbols.need(driver->memcpy_host_to_device, KHORUS_NAME(cuMemcpyHtoDAsync));
+  symbols.need(driver->module_load_data, KHORUS_NAME(cuModuleLoadData));
+  symbols.need(driver->module_get_function, KHORUS_NAME(cuModuleGetFunction));
+  symbols.need(driver->module_unload, KHORUS_NAME(cuModuleUnload));
+  symbols.need(driver->launch_kernel, KHORUS_NAME(cuLaunchKernel));
 }
 
 // The reason why there is nothing to work with; ok otherwise.

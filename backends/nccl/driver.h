@@ -55,6 +55,10 @@ struct Driver {
   decltype(&::cuMemcpyDtoDAsync) memcpy_device_to_device = nullptr;
   decltype(&::cuMemcpyDtoHAsync) memcpy_device_to_host = nullptr;
   decltype(&::cuMemcpyHtoDAsync) memcpy_host_to_device = nullptr;
+  decltype(&::cuModuleLoadData) module_load_data = nullptr;
+  decltype(&::cuModuleGetFunction) module_get_function = nullptr;
+  decltype(&::cuModuleUnload) module_unload = nullptr;
+  decltype(&::cuLaunchKernel) launch_kernel = nullptr;
 };
 
 // Makes a context the calling thread's while it lives.

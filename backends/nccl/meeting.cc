@@ -1,6 +1,7 @@
 // See meeting.h.
 #include "backends/nccl/meeting.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "backends/plugin.h"
@@ -12,6 +13,7 @@ namespace {
 struct Card {
   int32_t version = 0;
   int32_t device = -1;
+  int32_t has_kernels = 0;
   CUuuid gpu{};
   ncclUniqueId id{};  // of the first rank
 };
@@ -86,16 +88,20 @@ std::string Party::name(size_t r) const {
   return "rank " + std::to_string(global_ranks[r]) + " (" + hosts[r] + ")";
 }
 
-Result<Agreement> meet(const Party& party, const Library& library, const Driver& driver) {
-  const Result<Card> mine = make_card(party, library, driver);
+Result<Agreement> meet(const Party& party, const Library& library, const Driver& driver,
+                       bool has_kernels) {
+  Result<Card> mine = make_card(party, library, driver);
   if (!mine) return mine.status();
+  mine->has_kernels = has_kernels ? 1 : 0;
   const std::string bytes(reinterpret_cast<const char*>(&*mine), sizeof(Card));
   const Result<Exchanged> all = exchange(*party.host, "nccl", bytes, party.size);
   if (!all) return all.status();
   const Result<std::vector<Card>> cards = read_cards(*all, party);
   if (!cards) return cards.status();
   if (Status status = check_versions(*cards, party); !status.ok()) return status;
-  return Agreement{cards->front().id, find_twins(*cards, party)};
+  const auto has = [](const Card& card) { return card.has_kernels != 0; };
+  return Agreement{cards->front().id, find_twins(*cards, party),
+                   std::all_of(cards->begin(), cards->end(), has)};
 }
 
 }  // namespace khorus::backends::nccl

@@ -34,8 +34,11 @@ struct Party {
 // What came of the meeting.
 struct Agreement {
   ncclUniqueId id{};
-  std::string twins;  // two ranks that share one GPU, if there are: NCCL may refuse that
+  std::string twins;          // two ranks that share one GPU, if there are: NCCL may refuse that
+  bool have_kernels = false;  // all ranks: so all make the same calls of NCCL's
 };
-Result<Agreement> meet(const Party& party, const Library& library, const Driver& driver);
+// `has_kernels`: whether this rank does.
+Result<Agreement> meet(const Party& party, const Library& library, const Driver& driver,
+                       bool has_kernels);
 
 }  // namespace khorus::backends::nccl

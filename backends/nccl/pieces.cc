@@ -1,6 +1,8 @@
 // See pieces.h.
 #include "backends/nccl/pieces.h"
 
+#include <algorithm>
+
 #include "backends/operation.h"
 
 namespace khorus::backends::nccl {
@@ -20,47 +22,71 @@ bool are_adjacent(const khorus_op& op) {
   return true;
 }
 
-// Whether this rank's input matters.
-bool puts_in(const khorus_op& op, int rank) {
-  return kind_of(op) != OpKind::kBroadcast || op.root == rank;
+bool is_sum_of_floats(const khorus_op& op) {
+  const auto dtype = static_cast<DataType>(op.dtype);
+  return static_cast<ReduceOp>(op.reduce_op) == ReduceOp::kSum && dtype >= DataType::kFloat16 &&
+         dtype <= DataType::kFloat64;
+}
+
+double factor_of(double scale) { return scale == 0.0 ? 1.0 : scale; }
+
+// Moves the pieces to staging memory and back.
+Status stage(Device& device, const khorus_op& op, int rank, Packed* packed) {
+  const Result<std::byte*> staging = device.staging(op.count * width_of(op));
+  if (!staging) return staging.status();
+  packed->op.input = packed->op.output = *staging;
+  const bool is_broadcast = kind_of(op) == OpKind::kBroadcast;
+  const bool is_root = is_broadcast && op.root == rank;
+  packed->in.moves.reserve(op.piece_count);
+  packed->out.moves.reserve(op.piece_count);
+  std::byte* at = *staging;
+  for (uint64_t i = 0; i < op.piece_count; ++i) {
+    const khorus_piece& piece = op.pieces[i];
+    const size_t bytes = piece.count * width_of(op);
+    if (!is_broadcast || is_root) packed->in.add(at, piece.input, bytes);
+    packed->out.add(piece.output, is_root ? piece.input : at, bytes);
+    at += bytes;
+  }
+  return {};
+}
+
+// Scales one memory where it lies, or on the way to where the operation may write.
+Status scale_in_place(Device& device, int rank, Packed* packed) {
+  khorus_op& op = packed->op;
+  const bool is_scattered = kind_of(op) == OpKind::kReducescatter;
+  if (packed->in.is_scaled()) {
+    const size_t bytes = op.count * width_of(op);
+    const Result<std::byte*> scaled = is_scattered ? device.staging(bytes) : output_at(op, 0);
+    if (!scaled) return scaled.status();
+    packed->in.add(*scaled, op.input, bytes);
+    op.input = *scaled;
+  }
+  const size_t reduced = is_scattered ? op.counts[rank] : op.count;
+  if (packed->out.is_scaled()) packed->out.add(op.output, op.output, reduced * width_of(op));
+  return {};
 }
 
 }  // namespace
 
-Result<khorus_op> pack(Device& device, const khorus_op& op, int rank) {
-  khorus_op packed = op;
-  packed.pieces = nullptr;
-  packed.piece_count = 0;
-  if (are_adjacent(op)) {
-    packed.input = op.pieces[0].input;
-    packed.output = op.pieces[0].output;
-    return packed;
+Result<Packed> pack(Device& device, const khorus_op& op, const PackOptions& options) {
+  Packed packed{.op = op};
+  packed.op.pieces = nullptr;
+  packed.op.piece_count = 0;
+  packed.in.dtype = packed.out.dtype = static_cast<DataType>(op.dtype);
+  if (!options.keeps_sums_scaled || !is_sum_of_floats(op)) {
+    packed.in.scaling.factor = factor_of(op.scale);
+    packed.op.scale = 0;
   }
-  const Result<std::byte*> staging = device.staging(op.count * width_of(op));
-  if (!staging) return staging.status();
-  packed.input = packed.output = *staging;
-  std::byte* at = *staging;
-  for (uint64_t i = 0; i < op.piece_count && puts_in(op, rank); ++i) {
-    const size_t bytes = op.pieces[i].count * width_of(op);
-    Status status = device.copy(at, op.pieces[i].input, bytes);
-    if (!status.ok()) return status;
-    at += bytes;
+  packed.out.scaling = {factor_of(op.scale_after), std::max(op.divisor, 1)};
+  const bool are_apart = is_in_pieces(op) && !are_adjacent(op);
+  if (is_in_pieces(op) && !are_apart) {
+    packed.op.input = op.pieces[0].input;
+    packed.op.output = op.pieces[0].output;
   }
+  const Status status = are_apart ? stage(device, op, options.rank, &packed)
+                                  : scale_in_place(device, options.rank, &packed);
+  if (!status.ok()) return status;
   return packed;
-}
-
-Status unpack(Device& device, const khorus_op& op, const khorus_op& packed, int rank) {
-  if (are_adjacent(op)) return {};
-  const std::byte* at = output_at(packed, 0);
-  const bool is_root = kind_of(op) == OpKind::kBroadcast && puts_in(op, rank);
-  for (uint64_t i = 0; i < op.piece_count; ++i) {
-    const khorus_piece& piece = op.pieces[i];
-    const size_t bytes = piece.count * width_of(op);
-    const void* const from = is_root ? piece.input : at;
-    if (Status status = device.copy(piece.output, from, bytes); !status.ok()) return status;
-    at += bytes;
-  }
-  return {};
 }
 
 }  // namespace khorus::backends::nccl

@@ -1,13 +1,15 @@
-// Operations on several tensors, as operations on one memory.
+// Operations on several tensors, and those that are scaled, as plain operations on one memory.
 //
-// Tensors that lie side by side are one memory already. Others are copied on the device's stream to
-// its staging memory and back, one copy for each; the next operation's copies come after these in
-// the stream, so all operations share the memory.
+// Tensors that lie side by side are one memory already. Others are moved on the device's stream to
+// its staging memory and back (mover.h), and scaled on the way; the next operation's moves come
+// after these in the stream, so all operations share the memory. What need not be moved is scaled
+// where it lies.
 //
 // Thread rule: the thread that runs the operations. REQUIRES that the device's context is current.
 #pragma once
 
 #include "backends/nccl/device.h"
+#include "backends/nccl/mover.h"
 #include "khorus/backend.h"
 #include "khorus/status.h"
 
@@ -17,10 +19,17 @@ inline bool is_in_pieces(const khorus_op& op) {
   return op.struct_size >= sizeof(khorus_op) && op.piece_count > 0;
 }
 
-// REQUIRES: is_in_pieces(op). The same operation on one memory, which holds what the rank (of the
-// group) puts in.
-Result<khorus_op> pack(Device& device, const khorus_op& op, int rank);
-// After it: the pieces get what came of it.
-Status unpack(Device& device, const khorus_op& op, const khorus_op& packed, int rank);
+struct Packed {
+  MoveList in = {};  // comes before
+  khorus_op op;
+  MoveList out = {};  // comes after
+};
+
+struct PackOptions {
+  int rank;  // in the group
+  // Sums of floats keep their `scale`: the one that all ranks take part in multiplies.
+  bool keeps_sums_scaled;
+};
+Result<Packed> pack(Device& device, const khorus_op& op, const PackOptions& options);
 
 }  // namespace khorus::backends::nccl

@@ -9,18 +9,28 @@
 #include "core/runtime/backend_call.h"
 #include "core/runtime/device_mark.h"
 #include "core/runtime/rows.h"
+#include "core/runtime/scaling.h"
 
 namespace khorus::runtime {
 namespace {
 
-bool is_float(DataType dtype) {
-  return dtype == DataType::kFloat16 || dtype == DataType::kBfloat16 ||
-         dtype == DataType::kFloat32 || dtype == DataType::kFloat64;
+bool is_sum_of_floats(const wire::Request& request) {
+  return !is_integer(request.dtype) && request.dtype != DataType::kBool &&
+         (request.op == ReduceOp::kSum || request.op == ReduceOp::kAverage);
 }
 
-double scale_of(const wire::Request& request, int group_size) {
-  const double scale = request.prescale * request.postscale;
-  return request.op == ReduceOp::kAverage ? scale / group_size : scale;
+// A sum of floats is scaled once, before: a sum of 16-bit floats may be out of their range.
+Scaling scaling_on_device(const wire::Request& request, int group_size) {
+  Scaling scaling = scaling_of(request, group_size);
+  if (is_sum_of_floats(request)) scaling.before *= std::exchange(scaling.after, 1.0);
+  return scaling;
+}
+
+void set_scaling(const wire::Request& request, int group_size, khorus_op* op) {
+  const Scaling scaling = scaling_on_device(request, group_size);
+  op->scale = scaling.before;
+  op->scale_after = scaling.after;
+  op->divisor = scaling.divisor;
 }
 
 }  // namespace
@@ -30,14 +40,11 @@ std::optional<std::string> objection_on_device(const wire::Request& request, int
   if (request.op == ReduceOp::kAdasum) {
     return "adasum is for tensors of the CPU in this version; copy it there, or use average";
   }
-  const double scale = scale_of(request, group_size);
-  if (scale == 1.0) return {};
-  const bool is_sum = request.op == ReduceOp::kSum || request.op == ReduceOp::kAverage;
-  if (is_sum && is_float(request.dtype) && scale != 0.0) return {};
-  return "on a GPU only sums of floats are scaled or averaged, by a factor that is not 0; this "
-         "is " +
-         std::string(to_string(request.op)) + " of " + std::string(to_string(request.dtype)) +
-         " with a factor of " + std::to_string(scale) + ": use a plain sum and scale the result";
+  const Scaling scaling = scaling_on_device(request, group_size);
+  if (scaling.before != 0.0 && scaling.after != 0.0) return {};
+  return "on a GPU nothing is scaled by 0, and the factors of this are " +
+         std::to_string(request.prescale) + " and " + std::to_string(request.postscale) +
+         "; fill the result with zeros instead";
 }
 
 DeviceRunner::DeviceRunner(Options options)
@@ -93,7 +100,7 @@ Status DeviceRunner::launch_fused(std::vector<Part>& parts) {
   op.pieces = pieces.data();
   op.piece_count = pieces.size();
   if (request.kind == OpKind::kAllreduce) {
-    op.scale = scale_of(request, size());
+    set_scaling(request, size(), &op);
     bytes_reduced_.fetch_add(op.count * element_size(request.dtype), std::memory_order_relaxed);
   }
   return run(parts.front(), op);
@@ -125,7 +132,7 @@ Status DeviceRunner::allreduce(Part& part) {
   op.count = static_cast<uint64_t>(element_count(part.output.shape));
   if (op.count == 0) return Status();
   bytes_reduced_.fetch_add(part.output.bytes(), std::memory_order_relaxed);
-  op.scale = scale_of(part.tensor.request, size());
+  set_scaling(part.tensor.request, size(), &op);
   return run(part, op);
 }
 
@@ -195,7 +202,7 @@ Status DeviceRunner::reducescatter(Part& part) {
   op.output = result->data;
   op.count = total(counts);
   op.counts = counts.data();
-  op.scale = scale_of(part.tensor.request, size());
+  set_scaling(part.tensor.request, size(), &op);
   bytes_reduced_.fetch_add(part.input.bytes(), std::memory_order_relaxed);
   part.work.set_gathered(std::move(*result), {});
   return op.count == 0 ? Status() : run(part, op);

@@ -2,9 +2,8 @@
 //
 // The counterpart of CollectiveRunner for tensors of a GPU. Tensors that travel together are
 // handed to the backend as pieces of one operation, which packs them where they do not lie side by
-// side. Scaling is the backend's, too, who multiplies every rank's contribution to a sum
-// (backends/README.md). Results of a size that the caller does not know lie in the backend's
-// memory.
+// side. Scaling is the backend's, too, before and after (backends/README.md). Results of a size
+// that the caller does not know lie in the backend's memory.
 //
 // Thread rule: the device lane's thread; the counters from any thread.
 #pragma once

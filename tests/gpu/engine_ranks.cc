@@ -105,6 +105,7 @@ int run_refused(Engine& engine) {
 int run_killed(Engine& engine) {
   Framework gpu(own_device());
   const TensorView tensor = gpu.tensor(std::vector<float>(1000, 1));
+  const TensorView other = gpu.tensor(std::vector<float>(1000, 1));
   if (!engine.allreduce_async("first", tensor, tensor, sum())->wait().ok()) return 1;
   const bool is_victim = engine.rank() == engine.size() - 1;
   std::atomic<bool> never{false};
@@ -112,7 +113,7 @@ int run_killed(Engine& engine) {
     gpu.call([](void* data) { static_cast<std::atomic<bool>*>(data)->wait(false); }, &never);
   }
   const WorkPtr work = engine.allreduce_async("second", tensor, tensor, sum());
-  const WorkPtr next = engine.allreduce_async("third", tensor, tensor, sum());
+  const WorkPtr next = engine.allreduce_async("third", other, other, sum());
   const Status ordered = khorus::wait_on_stream(*work, gpu.stream());
   if (is_victim && ordered.ok()) raise(SIGKILL);
   // The victim may be faster than this rank, which then hears of it here already.

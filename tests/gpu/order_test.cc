@@ -2,12 +2,14 @@
 // programs written for this, and in the use of the nccl backend.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <vector>
 
 #include "backends/nccl/device.h"
 #include "backends/nccl/driver.h"
+#include "backends/nccl/kernels/module.h"
 #include "backends/nccl/library.h"
 #include "tests/conformance/plugin.h"
 #include "tests/conformance/world.h"
@@ -19,6 +21,8 @@ using backends::nccl::Device;
 using backends::nccl::DeviceScope;
 using backends::nccl::Driver;
 using backends::nccl::Library;
+using backends::nccl::Module;
+using backends::nccl::Move;
 using backends::nccl::Progress;
 
 const Driver& driver() { return **Driver::load(); }
@@ -154,6 +158,84 @@ TEST_F(Streams, WhoDoesNotAskNcclWhetherItIsThroughIsFound) {
     }
   };
   EXPECT_DEATH(do_not_ask(), "still in progress");
+}
+
+// Launches a kernel that copies `moves`, whose table is in pinned memory.
+class Launches : public Streams {
+ protected:
+  void SetUp() override {
+    Streams::SetUp();
+    module_ = Module::load(driver(), one_->context()).value();
+    ASSERT_EQ(driver().mem_alloc(&table_, kBytes), CUDA_SUCCESS);
+    ASSERT_EQ(driver().mem_host_alloc(&pinned_, kBytes, 0), CUDA_SUCCESS);
+  }
+  void upload(const std::vector<Move>& moves) {
+    std::memcpy(pinned_, moves.data(), moves.size() * sizeof(Move));
+    ASSERT_TRUE(one_->copy_from_host(at(table_), pinned_, moves.size() * sizeof(Move)).ok());
+  }
+  void launch(uint32_t count) {
+    ASSERT_EQ(module_->copy({table_, count, count, {}}, one_->stream()), CUDA_SUCCESS);
+  }
+  Move move(CUdeviceptr to, CUdeviceptr from, uint64_t chunk) const {
+    return {at(from), at(to), 64, chunk};
+  }
+
+  std::unique_ptr<Module> module_;
+  CUdeviceptr table_ = 0;
+  void* pinned_ = nullptr;
+};
+
+TEST_F(Launches, AreOrderedAsCopiesAre) {
+  ASSERT_TRUE(one_->copy_from_host(at(a_), host_.data(), kBytes).ok());
+  upload({move(b_, a_, 0), move(b_ + 64, a_ + 65, 1)});
+  launch(2);
+  order();
+  std::vector<std::byte> back(128);
+  ASSERT_TRUE(other_->copy_to_host(back.data(), at(b_), back.size()).ok());
+  wait_for(*other_);
+  EXPECT_EQ(back, std::vector<std::byte>(128, std::byte{7}));
+}
+
+TEST_F(Launches, ReadsAndWritesOfEveryMoveAreChecked) {
+  const auto read_early = [this] {
+    static_cast<void>(other_->copy_from_host(at(a_) + 1000, host_.data(), 8));
+    upload({move(b_, a_, 0), move(b_ + 64, a_ + 940, 1)});
+    launch(2);
+  };
+  EXPECT_DEATH(read_early(), "khorus_copy on stream .* reads memory .*an event wait is missing");
+  const auto write_early = [this] {
+    static_cast<void>(other_->copy_to_host(host_.data(), at(b_) + 100, 8));
+    upload({move(b_, a_, 0), move(b_ + 64, a_ + 940, 1)});
+    launch(2);
+  };
+  EXPECT_DEATH(write_early(), "khorus_copy on stream .* writes memory .*an event wait is missing");
+}
+
+TEST_F(Launches, ATableThatIsWrittenToTooEarlyIsFound) {
+  const auto write_early = [this] {
+    std::atomic<bool> go{false};
+    static_cast<void>(
+        one_->call([](void* data) { static_cast<std::atomic<bool>*>(data)->wait(false); }, &go));
+    upload({move(b_, a_, 0)});
+    launch(1);
+    std::memset(pinned_, 1, 8);
+    go = true;
+    go.notify_all();
+    wait_for(*one_);
+  };
+  EXPECT_DEATH(write_early(), "finds another table than the host had written");
+}
+
+TEST_F(Launches, BlocksThatWriteWhatOthersReadAreFound) {
+  const auto race = [this] {
+    upload({move(b_, a_, 0), move(a_ + 63, b_ + 64, 1)});
+    launch(2);
+  };
+  EXPECT_DEATH(race(), "writes memory that another of its blocks uses");
+}
+
+TEST_F(Launches, ATableOfNoPinnedMemoryIsFound) {
+  EXPECT_DEATH(launch(1), "a table that was not copied there from pinned memory");
 }
 
 // One rank of the backend, used as an engine does.

@@ -22,7 +22,7 @@ cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DKHORUS_BUILD_TESTS=ON
   -DKHORUS_PYTHON="$(command -v "$python")" || exit 1
 programs=(collectives blocks sendrecv groups faults interruptions)
 cmake --build "$build" -j"$(nproc)" --target khorusrun khorus gpu_engine gpu_engine_ranks \
-  "${programs[@]/#/conformance_}" || exit 1
+  gpu_moves gpu_bandwidth "${programs[@]/#/conformance_}" || exit 1
 bin=$(dirname "$(find "$build" -type f -name gpu_engine -perm -u+x | head -1)")
 "$bin/khorusrun" --check-build | grep -A3 ' nccl ' || true
 
@@ -44,6 +44,9 @@ check() {  # name, command...
     tail -n 25 "$log"
   fi
 }
+check moves "$bin/gpu_moves"
+check bandwidth "$bin/gpu_bandwidth"
+cat "$build/gpu_bandwidth.log"
 # As tests/gpu/CMakeLists.txt leaves out, and those whose ranks are threads with one NCCL_HOSTID.
 left_out='*DifferentOperationsAreNoticed*:*LeavingInTheMiddle*:*ErrorsNameTheRank*:*Forked*'
 for program in "${programs[@]}"; do

@@ -18,11 +18,14 @@ DOUBLE = os.environ.get("KHORUS_TEST_DOUBLE", "")
 PATIENCE_S = 100
 
 
-def run(size: int, what: str, *, on_gpu: bool = True) -> subprocess.CompletedProcess[str]:
+def run(
+    size: int, what: str, *, on_gpu: bool = True, variables_too: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     hidden = ("KHORUS_",) if DOUBLE == "" else ("KHORUS_", "LD_")
     variables = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     if on_gpu and DOUBLE:
         variables["LD_LIBRARY_PATH"] = DOUBLE
+    variables |= variables_too or {}
     return subprocess.run(
         [KHORUSRUN, "-np", str(size), PROGRAM, what],
         env=variables,
@@ -46,6 +49,12 @@ class Engine(unittest.TestCase):
         self.assertEqual(job.returncode, 0, job.stdout)
         self.assertEqual(job.stdout.count("done"), 2, job.stdout)
         self.assertNotRegex(job.stdout, r"libcuda|libnccl")
+
+    @unittest.skipUnless(DOUBLE, "there is a GPU")
+    def test_a_gpu_that_runs_no_kernels_is_told_of_once_and_does(self) -> None:
+        job = run(2, "mixed", variables_too={"KHORUS_DOUBLE_NO_MODULES": "1"})
+        self.assertEqual(job.returncode, 0, job.stdout)
+        self.assertEqual(len(re.findall(r"warning\] nccl: no kernels on GPU", job.stdout)), 2)
 
     @unittest.skipUnless(DOUBLE, "there is a GPU")
     def test_without_a_driver_a_device_tensor_is_refused(self) -> None:

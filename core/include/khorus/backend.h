@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define KHORUS_BACKEND_ABI 5
+#define KHORUS_BACKEND_ABI 6
 
 /* An error, filled in by the side that fails. `code` is a khorus::StatusCode (0: ok); `rank` is the
  * global rank it is about, or -1; `message` ends with a NUL. */
@@ -73,8 +73,9 @@ typedef struct khorus_op {
   /* sendrecv: the other rank in the group, never this one. Both send `input` to each other at the
    * same time; only these two ranks take part. input and output do not overlap. */
   int32_t peer;
-  /* Since ABI 3. allreduce, of a backend that `scales`: every reduced element is multiplied by
-   * this, as a second step with its own rounding; 0 and 1: it is left as it is. */
+  /* Since ABI 3. 0 and 1: nothing is scaled. allreduce, of a backend that `scales`: every reduced
+   * element is multiplied by this, as a second step with its own rounding. allreduce and
+   * reducescatter, of device backends: every rank's contribution is, before it is reduced. */
   double scale;
   /* Since ABI 4, of device backends. The operation touches no memory before this event (an opaque
    * cudaEvent_t, recorded before `run`) has come; NULL: before what is in `stream` now is done. */
@@ -85,6 +86,12 @@ typedef struct khorus_op {
    * them lies side by side. */
   const khorus_piece* pieces;
   uint64_t piece_count;
+  /* Since ABI 6. allreduce and reducescatter of device backends: every reduced element is
+   * multiplied by `scale_after`, then, if an integer, divided by `divisor`, truncated toward zero;
+   * 0 and 1: it is not. core/base/reduce.h has the arithmetic of this and, but for sums of floats,
+   * `scale`. */
+  double scale_after;
+  int32_t divisor;
 } khorus_op;
 
 /* Memory that a backend lends: see khorus_backend.allocate. */

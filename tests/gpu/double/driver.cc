@@ -2,6 +2,7 @@
 // over machine.h. The prototypes are those of cuda.h.
 //
 // KHORUS_DOUBLE_DEVICES: how many devices there are (8).
+// KHORUS_DOUBLE_NO_MODULES: no module can be loaded, as on a device older than what it is for.
 #include <cuda.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/gpu/double/kernels.h"
 #include "tests/gpu/double/machine.h"
 
 using namespace khorus::gpu_double;
@@ -23,6 +25,9 @@ struct CUctx_st {
 };
 struct CUstream_st {
   StreamPtr stream;
+};
+struct CUmod_st {
+  CUcontext context = nullptr;
 };
 struct CUevent_st {
   std::mutex mutex;
@@ -42,6 +47,7 @@ struct Handles {
   std::vector<CUcontext> contexts;  // by device
   std::set<CUstream> streams;
   std::set<CUevent> events;
+  std::set<CUmodule> modules;
 };
 Handles& handles() {
   static Handles* const all = new Handles;
@@ -264,7 +270,43 @@ CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t bytes, CUstream st
 }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
   expect_device_memory("a copy to the device", as_pointer(to), bytes);
+  note_upload(as_pointer(to), from, bytes);
   return copy("a copy to the device", as_pointer(to), from, bytes, stream);
+}
+
+CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+  if (t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+  if (image == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (std::getenv("KHORUS_DOUBLE_NO_MODULES") != nullptr) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+  *module = new CUmod_st{t_contexts.back()};
+  Handles& all = handles();
+  const std::scoped_lock lock(all.mutex);
+  all.modules.insert(*module);
+  return CUDA_SUCCESS;
+}
+CUresult cuModuleUnload(CUmodule module) {
+  Handles& all = handles();
+  const std::scoped_lock lock(all.mutex);
+  if (all.modules.erase(module) == 0) violation("a module is unloaded that is not loaded");
+  delete module;
+  return CUDA_SUCCESS;
+}
+CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
+  Handles& all = handles();
+  const std::scoped_lock lock(all.mutex);
+  if (all.modules.count(module) == 0) violation("a module is asked that is not loaded");
+  *function = find_kernel(name);
+  return *function == nullptr ? CUDA_ERROR_NOT_FOUND : CUDA_SUCCESS;
+}
+CUresult cuLaunchKernel(CUfunction function, unsigned int blocks, unsigned int blocks_y,
+                        unsigned int blocks_z, unsigned int threads, unsigned int threads_y,
+                        unsigned int threads_z, unsigned int, CUstream stream, void** parameters,
+                        void**) {
+  if (t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+  if (blocks_y * blocks_z * threads_y * threads_z != 1)
+    violation("the double knows grids of one dimension");
+  launch(function, {blocks, threads}, parameters, stream_of(stream));
+  return CUDA_SUCCESS;
 }
 
 #pragma GCC visibility pop

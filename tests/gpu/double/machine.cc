@@ -90,6 +90,11 @@ struct Machine {
   int streams = 0;
   Clock host;  // what the host has seen complete
   std::map<const std::byte*, Allocation> memory;
+  struct Upload {
+    const std::byte* from;
+    size_t bytes;
+  };
+  std::map<const std::byte*, Upload> uploads;  // by where they go, the last ones
 };
 
 Machine& machine() {
@@ -232,6 +237,29 @@ std::byte* view_of(const void* address, size_t bytes) {
   auto* const found = find_memory(address, bytes);
   if (found == nullptr) return static_cast<std::byte*>(const_cast<void*>(address));
   return found->second.view + (static_cast<const std::byte*>(address) - found->first);
+}
+
+void note_upload(const void* to, const void* from, size_t bytes) {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  const auto* const found = find_memory(from, bytes);
+  if (found == nullptr || found->second.on_device) return;
+  all.uploads[static_cast<const std::byte*>(to)] = {static_cast<const std::byte*>(from), bytes};
+}
+
+const std::byte* uploaded_from(const std::string& what, const void* address, size_t bytes) {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  const auto* const begin = static_cast<const std::byte*>(address);
+  const auto after = all.uploads.upper_bound(begin);
+  if (after != all.uploads.begin()) {
+    const auto& [to, upload] = *std::prev(after);
+    const size_t offset = static_cast<size_t>(begin - to);
+    if (offset + bytes <= upload.bytes && find_memory(upload.from, upload.bytes) != nullptr) {
+      return upload.from + offset;
+    }
+  }
+  violation(what + " was given a table that was not copied there from pinned memory");
 }
 
 void expect_device_memory(const std::string& what, const void* address, size_t bytes) {

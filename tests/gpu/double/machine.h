@@ -66,6 +66,11 @@ void* allocate_pinned(size_t bytes);
 bool free_memory(void* address);
 // Where the double reads and writes what a program calls `address`. Memory of the host is itself.
 KHORUS_DOUBLE_API std::byte* view_of(const void* address, size_t bytes);
+// A copy from pinned memory to the device was enqueued.
+void note_upload(const void* to, const void* from, size_t bytes);
+// What will be at this place of the device's memory, as far as the host knows: the pinned memory
+// that was uploaded there last. Ends the process if there is no such.
+const std::byte* uploaded_from(const std::string& what, const void* address, size_t bytes);
 // Ends the process if that is not memory of the device.
 KHORUS_DOUBLE_API void expect_device_memory(const std::string& what, const void* address,
                                             size_t bytes);

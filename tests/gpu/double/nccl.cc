@@ -182,6 +182,7 @@ ncclResult_t call(ncclComm_t comm, CUstream stream, Operation operation) {
     if (made == comms().factors.end()) violation("a reduction is used that does not exist");
     operation.factor = made->second;
     operation.op = ncclSum;
+    operation.is_multiplied = true;
   }
   t_calls.push_back({comm, stream, operation});
   return t_depth > 0 ? ncclSuccess : end_group();

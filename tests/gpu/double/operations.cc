@@ -47,6 +47,12 @@ ReduceOp op_of(ncclRedOp_t op) {
   }
 }
 
+// What the ranks must agree on: NCCL chooses its way by the reduction, too.
+uint64_t number_of(const Operation& operation) {
+  return static_cast<uint64_t>(operation.kind) + 10 * static_cast<uint64_t>(operation.op) +
+         (operation.is_multiplied ? 100 : 0);
+}
+
 // Runs one collective on one rank.
 class Collective {
  public:
@@ -79,7 +85,7 @@ class Collective {
 
  private:
   Mesh::Outcome exchange(const std::vector<Message>& messages) {
-    return mesh_.exchange(static_cast<uint64_t>(operation_.kind), messages);
+    return mesh_.exchange(number_of(operation_), messages);
   }
   // `to`: what everybody has at `from`; here and below, blocks of `bytes_` by rank.
   Mesh::Outcome gather(std::vector<std::vector<std::byte>>& all, std::byte* from, size_t bytes) {

@@ -32,6 +32,7 @@ struct Operation {
   ncclRedOp_t op = ncclSum;
   int peer = 0;       // or the root
   double factor = 1;  // of a premultiplied sum
+  bool is_multiplied = false;
 };
 
 size_t width_of(ncclDataType_t type);

@@ -1,0 +1,14 @@
+// The kernels of the nccl backend: body.h on every thread of the grid, for each kind of element.
+#include "backends/nccl/kernels/body.h"
+
+namespace khorus::backends::nccl {
+
+#define KHORUS_KERNEL(name, Element)                                                       \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                   \
+      khorus_##name(const Move* moves, uint32_t count, Scaling scaling) {                  \
+    run_thread<Element>(moves, count, scaling, blockIdx.x, threadIdx.x);                   \
+  }
+KHORUS_KERNELS(KHORUS_KERNEL)
+#undef KHORUS_KERNEL
+
+}  // namespace khorus::backends::nccl
