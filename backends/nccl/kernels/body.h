@@ -2,8 +2,9 @@
 //
 // Every vector of 16 bytes of the destination is written by one store. Where the source lies
 // otherwise against 16 bytes (tensors side by side in staging memory do), it is put together of the
-// two aligned vectors around it, both inside the move. What is left at the ends goes element by
-// element, and so does everything where the destination is not aligned to its elements.
+// two aligned vectors that have its bytes; what else is in those two is the device's memory, too,
+// and not looked at. What is left at the ends goes element by element, and so does everything where
+// the destination is not aligned to its elements.
 //
 // Compiled by nvcc and, for the double of tests/gpu, by the host's compiler: threads do not talk to
 // each other, so the double runs them one after the other.
@@ -116,16 +117,7 @@ KHORUS_BODY void run_thread(const Move* moves, uint32_t count, const Scaling& sc
 
   uint32_t head = (kVectorBytes - misalignment(to)) % kVectorBytes;
   if (head > bytes || head % kWidth != 0) head = bytes;
-  uint32_t vectors = (bytes - head) / kVectorBytes;
-  if (const uint32_t shift = misalignment(from + head); shift != 0 && vectors > 0) {
-    // The aligned vectors around the first and the last one may reach beyond the move.
-    if (begin + head < shift) {
-      head += kVectorBytes;
-      --vectors;
-    }
-    const uint64_t end = begin + head + uint64_t{vectors} * kVectorBytes;
-    if (vectors > 0 && end + kVectorBytes - shift > move.bytes) --vectors;
-  }
+  const uint32_t vectors = (bytes - head) / kVectorBytes;
   const uint32_t tail = head + vectors * kVectorBytes;
   move_elements<Element>(from, to, 0, head, scaling, thread);
   move_vectors<Element>(from + head, to + head, vectors, scaling, thread);
