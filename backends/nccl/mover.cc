@@ -111,7 +111,7 @@ Status Mover::scale_on_host(const MoveList& list) {
     std::byte* const begin = list.moves[i].to;
     std::byte* end = begin;
     for (; i < list.moves.size() && list.moves[i].to == end; ++i) end += list.moves[i].bytes;
-    const Status status = scale_on_host(list, begin, static_cast<size_t>(end - begin));
+    Status status = scale_on_host(list, begin, static_cast<size_t>(end - begin));
     if (!status.ok()) return status;
   }
   return {};

@@ -12,6 +12,7 @@
 #include <deque>
 #include <initializer_list>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "backends/nccl/device.h"
