@@ -8,6 +8,8 @@
 //   Result<khorus_memory> allocate(size_t bytes);
 // who works on a device,
 //   Status order(uint64_t sequence, void* stream);  Status finish(uint64_t sequence);
+// and who can time what is there,
+//   bool times(uint64_t sequence, int64_t* begin_ns, int64_t* end_ns);
 // Exceptions stop here: they become errors with their what().
 // In a backend's Status, lost_rank() is the global rank the error is about, whatever the code.
 #pragma once
@@ -151,6 +153,9 @@ struct Edge {
   static int32_t finish(khorus_comm* comm, uint64_t sequence, khorus_error* error) {
     return guard(error, [&] { return self(comm).finish(sequence); });
   }
+  static int32_t times(khorus_comm* comm, uint64_t sequence, int64_t* begin_ns, int64_t* end_ns) {
+    return self(comm).times(sequence, begin_ns, end_ns) ? 1 : 0;
+  }
   static void abort(khorus_comm* comm, const char* reason) {
     guard(nullptr, [&]() -> Status {
       self(comm).abort(reason == nullptr ? "no reason given" : reason);
@@ -217,6 +222,7 @@ constexpr khorus_backend cpu_backend(const char* name, const char* version,
       .describe = nullptr,
       .order = nullptr,
       .finish = nullptr,
+      .times = nullptr,
   };
 }
 

@@ -61,6 +61,7 @@ constexpr khorus_backend make_backend() {
   backend.describe = describe;
   backend.order = Edge<Communicator>::order;
   backend.finish = Edge<Communicator>::finish;
+  backend.times = Edge<Communicator>::times;
   return backend;
 }
 constexpr khorus_backend kBackend = make_backend();

@@ -43,16 +43,17 @@ Result<std::unique_ptr<Communicator>> Communicator::open(const khorus_group& gro
   }
   Result<std::unique_ptr<Device>> device = Device::open(**driver, group.device);
   if (!device) return device.status();
-  std::unique_ptr<Communicator> made(new Communicator(group, **library));
+  std::unique_ptr<Communicator> made(new Communicator(group, **driver, **library));
   made->device_ = std::move(*device);
   return made;
 }
 
-Communicator::Communicator(const khorus_group& group, const Library& library)
+Communicator::Communicator(const khorus_group& group, const Driver& driver, const Library& library)
     : party_(group),
       timeout_(group.timeout_ms),
       library_(library),
-      clique_(library, *progress_, timeout_) {}
+      clique_(library, *progress_, timeout_),
+      clock_(driver) {}
 
 Communicator::~Communicator() {
   if (device_ == nullptr) return;
@@ -170,13 +171,14 @@ Status Communicator::put_in_stream(const khorus_op& op) {
   }
   if (!status.ok()) return status;
   const CUstream stream = device_->stream();
-  const Result<CUevent> begun = device_->record(stream);
+  const auto timing = op.timed != 0 ? Device::Timing::kOn : Device::Timing::kOff;
+  const Result<CUevent> begun = device_->record(stream, timing);
   if (!begun) return begun.status();
   if (status = run_in_stream(op); !status.ok()) return status;
-  const Result<CUevent> done = device_->record(stream);
+  const Result<CUevent> done = device_->record(stream, timing);
   if (!done) return done.status();
   const std::scoped_lock lock(mutex_);
-  flights_.push_back({++started_, op.sequence, *begun, *done});
+  flights_.push_back({++started_, op.sequence, *begun, *done, timing});
   return device_->tell(*done, progress_, started_);
 }
 
@@ -238,16 +240,37 @@ Status Communicator::check_silence(const Flight& flight, std::optional<Clock::ti
 
 // The device says whether it went well; events go back.
 Status Communicator::land(const Flight& flight) {
+  const Clock::time_point seen = Clock::now();
   const Status status =
       device_->status_of(device_->driver().event_query(flight.done), "an operation");
   if (!status.ok()) return give_up(status);
   const std::scoped_lock lock(mutex_);
-  while (!flights_.empty() && flights_.front().number <= flight.number) {
-    device_->give_back(flights_.front().begun);
-    device_->give_back(flights_.front().done);
-    flights_.pop_front();
+  for (; !flights_.empty() && flights_.front().number <= flight.number; flights_.pop_front()) {
+    const Flight& landed = flights_.front();
+    const CUevent before = clock_.reference();
+    if (landed.timing == Device::Timing::kOn && landed.number == flight.number) time(landed, seen);
+    device_->give_back(landed.begun, landed.timing);
+    if (clock_.reference() == before) {
+      device_->give_back(landed.done, landed.timing);
+    } else if (before != nullptr) {  // the clock has the new one
+      device_->give_back(before, Device::Timing::kOn);
+    }
   }
   return {};
+}
+
+void Communicator::time(const Flight& flight, Clock::time_point seen) {
+  timed_sequence_ = flight.sequence;
+  timed_ = clock_.span(flight.begun, flight.done,
+                       std::chrono::nanoseconds(seen.time_since_epoch()).count());
+}
+
+bool Communicator::times(uint64_t sequence, int64_t* begin_ns, int64_t* end_ns) {
+  const std::scoped_lock lock(mutex_);
+  if (!timed_ || timed_sequence_ != sequence) return false;
+  *begin_ns = timed_->begin;
+  *end_ns = timed_->end;
+  return true;
 }
 
 Result<khorus_memory> Communicator::allocate(size_t bytes) {

@@ -17,6 +17,7 @@
 #include "backends/nccl/clique.h"
 #include "backends/nccl/collectives.h"
 #include "backends/nccl/device.h"
+#include "backends/nccl/device_clock.h"
 #include "backends/nccl/meeting.h"
 #include "backends/nccl/mover.h"
 #include "backends/nccl/progress.h"
@@ -36,6 +37,7 @@ class Communicator {
   Status run(const khorus_op& op);
   Status order(uint64_t sequence, void* stream);
   Status finish(uint64_t sequence);
+  bool times(uint64_t sequence, int64_t* begin_ns, int64_t* end_ns);
   Result<khorus_memory> allocate(size_t bytes);
   void abort(const std::string& reason);
 
@@ -47,9 +49,10 @@ class Communicator {
     uint64_t sequence;  // the engine's
     CUevent begun;
     CUevent done;
+    Device::Timing timing;
   };
 
-  Communicator(const khorus_group& group, const Library& library);
+  Communicator(const khorus_group& group, const Driver& driver, const Library& library);
   Status put_in_stream(const khorus_op& op);
   // What is put into our stream from now on begins after this.
   Status await(void* stream, void* ready_event);
@@ -64,6 +67,8 @@ class Communicator {
   Status check_silence(const Flight& flight, std::optional<Clock::time_point>& since);
   std::optional<Flight> find_flight(uint64_t sequence);
   Status land(const Flight& flight);
+  // REQUIRES: the lock, and that the host saw it complete at `seen`.
+  void time(const Flight& flight, Clock::time_point seen);
   std::string where() const;
 
   const Party party_;
@@ -79,6 +84,9 @@ class Communicator {
   bool is_connected_ = false;
   uint64_t started_ = 0;
   std::deque<Flight> flights_;
+  DeviceClock clock_;
+  uint64_t timed_sequence_ = 0;
+  std::optional<DeviceClock::Span> timed_;  // of the operation with this sequence
 };
 
 }  // namespace khorus::backends::nccl

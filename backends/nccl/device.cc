@@ -88,28 +88,29 @@ Device::~Device() {
   if (driver_.device_get(&handle, ordinal_) == CUDA_SUCCESS) driver_.primary_ctx_release(handle);
 }
 
-Result<CUevent> Device::take_event() {
+Result<CUevent> Device::take_event(Timing timing) {
   const std::scoped_lock lock(mutex_);
-  if (idle_.empty()) {
+  std::vector<CUevent>& idle = idle_[static_cast<size_t>(timing)];
+  if (idle.empty()) {
     CUevent event = nullptr;
-    Status status =
-        status_of(driver_.event_create(&event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+    const auto flags = timing == Timing::kOn ? CU_EVENT_DEFAULT : CU_EVENT_DISABLE_TIMING;
+    Status status = status_of(driver_.event_create(&event, flags), "cuEventCreate");
     if (!status.ok()) return status;
     events_.push_back(event);
     return event;
   }
-  const CUevent event = idle_.back();
-  idle_.pop_back();
+  const CUevent event = idle.back();
+  idle.pop_back();
   return event;
 }
 
-void Device::give_back(CUevent event) {
+void Device::give_back(CUevent event, Timing timing) {
   const std::scoped_lock lock(mutex_);
-  idle_.push_back(event);
+  idle_[static_cast<size_t>(timing)].push_back(event);
 }
 
-Result<CUevent> Device::record(CUstream stream) {
-  Result<CUevent> event = take_event();
+Result<CUevent> Device::record(CUstream stream, Timing timing) {
+  Result<CUevent> event = take_event(timing);
   if (!event) return event;
   if (Status status = status_of(driver_.event_record(*event, stream), "cuEventRecord");
       !status.ok()) {

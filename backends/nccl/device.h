@@ -32,11 +32,13 @@ class Device {
   CUcontext context() const { return context_; }
   CUstream stream() const { return stream_; }
 
+  // Whether an event knows when it came, which costs the device a little.
+  enum class Timing : uint8_t { kOff, kOn };
   // An event without a past, and its way back.
-  Result<CUevent> take_event();
-  void give_back(CUevent event);
+  Result<CUevent> take_event(Timing timing = Timing::kOff);
+  void give_back(CUevent event, Timing timing = Timing::kOff);
   // An event for what is in the stream now.
-  Result<CUevent> record(CUstream stream);
+  Result<CUevent> record(CUstream stream, Timing timing = Timing::kOff);
   // When the event has come, `progress` knows that operation `number` is done.
   Status tell(CUevent event, const std::shared_ptr<Progress>& progress, uint64_t number);
 
@@ -76,8 +78,8 @@ class Device {
   std::vector<CUdeviceptr> stagings_;  // the last one is the largest
   size_t staging_bytes_ = 0;           // of it
   std::mutex mutex_;
-  std::vector<CUevent> events_;  // all
-  std::vector<CUevent> idle_;    // those not taken
+  std::vector<CUevent> events_;   // all
+  std::vector<CUevent> idle_[2];  // those not taken, by Timing
 };
 
 }  // namespace khorus::backends::nccl

@@ -37,6 +37,7 @@ void look_up(Symbols& symbols, Driver* driver) {
   symbols.need(driver->event_destroy, KHORUS_NAME(cuEventDestroy));
   symbols.need(driver->event_record, KHORUS_NAME(cuEventRecord));
   symbols.need(driver->event_query, KHORUS_NAME(cuEventQuery));
+  symbols.need(driver->event_elapsed_time, KHORUS_NAME(cuEventElapsedTime));
   symbols.need(driver->launch_host_func, KHORUS_NAME(cuLaunchHostFunc));
   symbols.need(driver->mem_alloc, KHORUS_NAME(cuMemAlloc));
   symbols.need(driver->mem_free, KHORUS_NAME(cuMemFree));

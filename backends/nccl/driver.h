@@ -46,6 +46,7 @@ struct Driver {
   decltype(&::cuEventDestroy) event_destroy = nullptr;
   decltype(&::cuEventRecord) event_record = nullptr;
   decltype(&::cuEventQuery) event_query = nullptr;
+  decltype(&::cuEventElapsedTime) event_elapsed_time = nullptr;
   decltype(&::cuLaunchHostFunc) launch_host_func = nullptr;
   decltype(&::cuMemAlloc) mem_alloc = nullptr;
   decltype(&::cuMemFree) mem_free = nullptr;

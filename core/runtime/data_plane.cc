@@ -96,6 +96,15 @@ Status DataPlane::finish(uint64_t sequence) {
   return status_of(code, error);
 }
 
+std::optional<DeviceSpan> DataPlane::times(uint64_t sequence) {
+  if (options_.backend->times == nullptr) return std::nullopt;
+  int64_t begin = 0;
+  int64_t end = 0;
+  if (options_.backend->times(comm_, sequence, &begin, &end) == 0) return std::nullopt;
+  using Time = std::chrono::steady_clock::time_point;
+  return DeviceSpan{Time(std::chrono::nanoseconds(begin)), Time(std::chrono::nanoseconds(end))};
+}
+
 void DataPlane::disconnect() {
   const std::lock_guard lending(lending_mutex_);
   const std::lock_guard lock(mutex_);

@@ -5,11 +5,13 @@
 // comm()); abort() by any thread; disconnect() when nothing else is under way but abort().
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +22,12 @@
 #include "khorus/status.h"
 
 namespace khorus::runtime {
+
+// When an operation was on a device.
+struct DeviceSpan {
+  std::chrono::steady_clock::time_point begin;
+  std::chrono::steady_clock::time_point end;
+};
 
 class DataPlane {
  public:
@@ -57,6 +65,8 @@ class DataPlane {
   // returns before disconnect() is called.
   Status order(uint64_t sequence, void* stream);
   Status finish(uint64_t sequence);
+  // After finish() and by its thread: of an operation that was `timed`, if the device knows.
+  std::optional<DeviceSpan> times(uint64_t sequence);
 
   const khorus_backend& backend() const noexcept { return *options_.backend; }
   khorus_comm* comm() const noexcept { return comm_; }

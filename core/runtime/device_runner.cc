@@ -14,6 +14,8 @@
 namespace khorus::runtime {
 namespace {
 
+constexpr std::string_view kOnDevice = "ON_DEVICE";
+
 bool is_sum_of_floats(const wire::Request& request) {
   return !is_integer(request.dtype) && request.dtype != DataType::kBool &&
          (request.op == ReduceOp::kSum || request.op == ReduceOp::kAverage);
@@ -232,6 +234,7 @@ khorus_op DeviceRunner::operation_of(const Part& part) const {
   op.output = part.output.data;
   op.stream = part.input.stream;
   op.ready_event = part.input.ready_event;
+  op.timed = options_.timeline->enabled() ? 1 : 0;
   return op;
 }
 
@@ -272,6 +275,15 @@ int DeviceRunner::group_rank(int global_rank) const {
 
 void DeviceRunner::note(const Job& job, std::string_view event) {
   for (const WorkStatePtr& work : job.works) options_.timeline->begin(work->name(), event);
+}
+
+void DeviceRunner::note_time_on_device(const Job& job) {
+  if (!options_.timeline->enabled()) return;
+  const std::optional<DeviceSpan> span = options_.plane->times(job.sequence);
+  if (!span) return;
+  for (const WorkStatePtr& work : job.works) {
+    options_.timeline->span(work->name(), kOnDevice, span->begin, span->end);
+  }
 }
 
 void DeviceRunner::note_end(const Job& job) {

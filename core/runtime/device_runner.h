@@ -47,7 +47,8 @@ class DeviceRunner {
   };
   // The works get their results and marks. After an error nothing more may be run.
   Status launch(const Job& job, Launched* launched);
-  // For the timeline, when the job is complete.
+  // For the timeline, when the job is complete; the first one by the thread that saw it so.
+  void note_time_on_device(const Job& job);
   void note_end(const Job& job);
 
   uint64_t executed() const noexcept { return executed_.load(std::memory_order_relaxed); }

@@ -92,8 +92,10 @@ Status EngineCore::connect_device(ProcessGroup& group) {
   return group.device().connect(
       std::move(plane), std::move(running),
       [this, &group, name](Job& job, const Status& status) {
-        group.device().runner().note_end(job);  // NCCL_ALLREDUCE
-        group.device().runner().note_end(job);  // ALLREDUCE
+        DeviceRunner& runner = group.device().runner();
+        if (status.ok()) runner.note_time_on_device(job);
+        runner.note_end(job);  // NCCL_ALLREDUCE
+        runner.note_end(job);  // ALLREDUCE
         conclude(job, status, name);
       },
       [](const Job& job, const Status& status) { end_job(job, status); });

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "core/base/json.h"
@@ -14,6 +15,11 @@ namespace {
 constexpr size_t kMaxQueuedRecords = 1U << 18;
 
 using base::json_quoted;
+
+int64_t microseconds_between(std::chrono::steady_clock::time_point from,
+                             std::chrono::steady_clock::time_point to) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(to - from).count();
+}
 
 }  // namespace
 
@@ -65,19 +71,24 @@ Status Timeline::stop() {
 
 void Timeline::begin(const std::string& tensor, std::string_view event,
                      std::string_view arguments) {
-  if (enabled()) add(Phase::kBegin, tensor, event, arguments);
+  if (enabled()) add({Phase::kBegin, 0, tensor, std::string(event), std::string(arguments)});
 }
 
 void Timeline::end(const std::string& tensor, std::string_view arguments) {
-  if (enabled()) add(Phase::kEnd, tensor, {}, arguments);
+  if (enabled()) add({Phase::kEnd, 0, tensor, {}, std::string(arguments)});
 }
 
 void Timeline::tick(const std::string& tensor, std::string_view event) {
-  if (enabled()) add(Phase::kTick, tensor, event);
+  if (enabled()) add({Phase::kTick, 0, tensor, std::string(event), {}});
+}
+
+void Timeline::span(const std::string& tensor, std::string_view event, Clock::time_point begin,
+                    Clock::time_point end) {
+  if (enabled()) add({Phase::kSpan, 0, tensor, std::string(event), {}, begin, end});
 }
 
 void Timeline::mark(std::string_view event) {
-  if (enabled()) add(Phase::kMark, {}, event);
+  if (enabled()) add({Phase::kMark, 0, {}, std::string(event), {}});
 }
 
 // The same clock is that of one boot of a machine, in one time namespace.
@@ -94,8 +105,7 @@ std::string Timeline::about_the_clock() const {
          ",\"unix_us\":" + microseconds(std::chrono::system_clock::now() - since) + "}}";
 }
 
-void Timeline::add(Phase phase, const std::string& tensor, std::string_view event,
-                   std::string_view arguments) {
+void Timeline::add(Record record) {
   bool was_empty = false;
   {
     const std::lock_guard lock(mutex_);
@@ -105,9 +115,9 @@ void Timeline::add(Phase phase, const std::string& tensor, std::string_view even
       return;
     }
     // Taken under the lock, so that the times in the file never run backwards.
-    const auto time = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - origin_);
+    record.time_us = microseconds_between(origin_, Clock::now());
     was_empty = queue_.empty();
-    queue_.push_back({phase, time.count(), tensor, std::string(event), std::string(arguments)});
+    queue_.push_back(std::move(record));
   }
   if (was_empty) wakeup_.notify_one();
 }
@@ -140,6 +150,11 @@ void Timeline::write(const Record& record) {
   if (record.phase == Phase::kTick) {
     file_.add("{\"name\":" + json_quoted(record.event) + ",\"ph\":\"X\"" + place + time +
               ",\"dur\":0}");
+  } else if (record.phase == Phase::kSpan) {
+    const int64_t begin = std::max<int64_t>(0, microseconds_between(origin_, record.span_begin));
+    const int64_t end = std::max(begin, microseconds_between(origin_, record.span_end));
+    file_.add("{\"name\":" + json_quoted(record.event) + ",\"ph\":\"X\"" + place +
+              ",\"ts\":" + std::to_string(begin) + ",\"dur\":" + std::to_string(end - begin) + "}");
   } else if (record.phase == Phase::kBegin) {
     ++row.depth;
     file_.add("{\"name\":" + json_quoted(record.event) + ",\"ph\":\"B\"" + place + time +

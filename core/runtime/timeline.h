@@ -1,10 +1,11 @@
 // Timeline: what this rank did when, as a Chrome trace (chrome://tracing, Perfetto), with Horovod's
 // event names: one row per tensor; NEGOTIATE_ALLREDUCE from submit to agreement, then ALLREDUCE
-// with QUEUE, MEMCPY_IN_FUSION_BUFFER, GLOO_ALLREDUCE, MEMCPY_OUT_FUSION_BUFFER inside. Format: the
-// JSON array of the Trace Event Format; it is closed after every write (timeline_file.h). It opens
-// with whose clock it is of and ends negotiations with the operation's number, which is the same on
-// every rank: with both, `khorus trace merge` aligns the files of several hosts. On rank
-// 0, which hears of all, NEGOTIATE_ carries a tick named by the number of each rank as it arrives.
+// with QUEUE, MEMCPY_IN_FUSION_BUFFER, GLOO_ALLREDUCE, MEMCPY_OUT_FUSION_BUFFER inside. On a GPU
+// NCCL_ALLREDUCE begins with the launch, and ON_DEVICE inside it is what the device took. Format:
+// the JSON array of the Trace Event Format; it is closed after every write (timeline_file.h). It
+// opens with whose clock it is of and ends negotiations with the operation's number, which is the
+// same on every rank: with both, `khorus trace merge` aligns the files of several hosts. On rank 0,
+// which hears of all, NEGOTIATE_ carries a tick named by the number of each rank as it arrives.
 //
 // Events go through a bounded queue to the trace writer's own thread; what does not fit is counted
 // and dropped, never waited for.
@@ -50,6 +51,10 @@ class Timeline {
   // `arguments`: members of a JSON object, without the braces.
   void begin(const std::string& tensor, std::string_view event, std::string_view arguments = {});
   void end(const std::string& tensor, std::string_view arguments = {});
+  // What is known when it is over, inside of what is open now. In the file it stands where it
+  // became known.
+  void span(const std::string& tensor, std::string_view event,
+            std::chrono::steady_clock::time_point begin, std::chrono::steady_clock::time_point end);
   // A moment in the life of a tensor.
   void tick(const std::string& tensor, std::string_view event);
   // A moment in the life of the whole rank.
@@ -57,13 +62,15 @@ class Timeline {
 
  private:
   using Clock = std::chrono::steady_clock;
-  enum class Phase : uint8_t { kBegin, kEnd, kTick, kMark };
+  enum class Phase : uint8_t { kBegin, kEnd, kSpan, kTick, kMark };
   struct Record {
     Phase phase;
     int64_t time_us;
     std::string tensor;
     std::string event;
     std::string arguments;
+    Clock::time_point span_begin = {};
+    Clock::time_point span_end = {};
   };
   // Of the file; touched by start(), then by the writer, then by stop().
   struct Row {
@@ -71,8 +78,7 @@ class Timeline {
     int depth = 0;  // of open events
   };
 
-  void add(Phase phase, const std::string& tensor, std::string_view event,
-           std::string_view arguments = {});
+  void add(Record record);
   void writer_loop();
   void write(const Record& record);
   Row& row_of(const std::string& tensor);

@@ -326,6 +326,32 @@ TEST_F(Backend, FinishIsEnough) {
   wait_for(*one_);
 }
 
+int64_t nanoseconds_now() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Of operations that asked for it, and of none before or after.
+TEST_F(Backend, TellsWhenAnOperationWasOnTheDevice) {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t last = nanoseconds_now();
+  for (uint64_t sequence = 1; sequence <= 20; ++sequence) {
+    khorus_op now = op();
+    now.sequence = sequence;
+    now.timed = sequence % 5 == 0 ? 0 : 1;
+    ASSERT_EQ(backend_->run(comm_, &now, &error_), 0) << error_.message;
+    ASSERT_EQ(backend_->finish(comm_, sequence, &error_), 0) << error_.message;
+    ASSERT_EQ(backend_->times(comm_, sequence, &begin, &end), now.timed);
+    ASSERT_EQ(backend_->times(comm_, sequence + 1, &begin, &end), 0);
+    if (now.timed == 0) continue;
+    // The clock of the double is the host's; a float of milliseconds is coarser.
+    EXPECT_GE(begin, last - 1000);
+    EXPECT_LE(begin, end);
+    EXPECT_LE(end, nanoseconds_now());
+    last = end;
+  }
+}
+
 TEST_F(Backend, ADeviceThatIsNotThereIsNamed) {
   const int32_t rank = 3;
   const char* const name = "north";

@@ -92,6 +92,7 @@ typedef struct khorus_op {
    * `scale`. */
   double scale_after;
   int32_t divisor;
+  int32_t timed; /* device backends: 1 if khorus_backend.times will be asked, else 0 */
 } khorus_op;
 
 /* Memory that a backend lends: see khorus_backend.allocate. */
@@ -190,6 +191,10 @@ typedef struct khorus_backend {
    * beyond the timeout, so somebody has to be in it while operations are under way. */
   int32_t (*order)(khorus_comm* comm, uint64_t sequence, void* stream, khorus_error* error);
   int32_t (*finish)(khorus_comm* comm, uint64_t sequence, khorus_error* error);
+  /* Since ABI 6. Optional (NULL: none). When the operation with this sequence was on the device, in
+   * nanoseconds of CLOCK_MONOTONIC: called after its `finish` has returned 0 and before the next
+   * `finish`. Returns 1, or 0 if it was not `timed` or the device does not know. */
+  int32_t (*times)(khorus_comm* comm, uint64_t sequence, int64_t* begin_ns, int64_t* end_ns);
 } khorus_backend;
 
 /* The one exported symbol. The struct lives as long as the plugin is loaded. */

@@ -30,6 +30,7 @@ struct CUmod_st {
   CUcontext context = nullptr;
 };
 struct CUevent_st {
+  bool is_timed = false;
   std::mutex mutex;
   Event event;
 };
@@ -201,9 +202,10 @@ CUresult cuStreamSynchronize(CUstream stream) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuEventCreate(CUevent* event, unsigned int) {
+CUresult cuEventCreate(CUevent* event, unsigned int flags) {
   if (t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
   *event = new CUevent_st;
+  (*event)->is_timed = (flags & CU_EVENT_DISABLE_TIMING) == 0;
   Handles& all = handles();
   const std::scoped_lock lock(all.mutex);
   all.events.insert(*event);
@@ -226,6 +228,13 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
 }
 CUresult cuEventQuery(CUevent event) {
   return host_sees(copy_of(event)) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+CUresult cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to) {
+  if (!checked(from).is_timed || !checked(to).is_timed) return CUDA_ERROR_INVALID_HANDLE;
+  const std::optional<double> between = milliseconds_between(copy_of(from), copy_of(to));
+  if (!between) return CUDA_ERROR_NOT_READY;
+  *milliseconds = static_cast<float>(*between);
+  return CUDA_SUCCESS;
 }
 CUresult cuEventSynchronize(CUevent event) {
   host_waits(copy_of(event));

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -23,12 +24,18 @@ class Occurrence {
  public:
   void come() {
     const std::scoped_lock lock(mutex_);
+    came_ = std::chrono::steady_clock::now();
     come_ = true;
     changed_.notify_all();
   }
   bool has_come() {
     const std::scoped_lock lock(mutex_);
     return come_;
+  }
+  // REQUIRES: it has.
+  std::chrono::steady_clock::time_point came() {
+    const std::scoped_lock lock(mutex_);
+    return came_;
   }
   void wait() {
     std::unique_lock lock(mutex_);
@@ -39,6 +46,7 @@ class Occurrence {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool come_ = false;
+  std::chrono::steady_clock::time_point came_;
 };
 
 class Stream {
@@ -187,6 +195,14 @@ bool host_sees(const Event& event) {
   const std::scoped_lock lock(all.mutex);
   join(all.host, event.clock);
   return true;
+}
+
+std::optional<double> milliseconds_between(const Event& from, const Event& to) {
+  for (const Event* event : {&from, &to}) {
+    if (event->occurrence == nullptr || !event->occurrence->has_come()) return std::nullopt;
+  }
+  return std::chrono::duration<double, std::milli>(to.occurrence->came() - from.occurrence->came())
+      .count();
 }
 
 void host_waits(const Event& event) {

@@ -19,6 +19,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,8 @@ void wait_in_stream(const StreamPtr& stream, const Event& event);
 // Whether it has come; if so the host knows from now on.
 bool host_sees(const Event& event);
 void host_waits(const Event& event);
+// Nothing if one of them has not come, or was never recorded.
+std::optional<double> milliseconds_between(const Event& from, const Event& to);
 
 void* allocate_device(size_t bytes);
 void* allocate_pinned(size_t bytes);
