@@ -66,7 +66,7 @@ TEST(GpuTimes, OfOperationsAreInTheTimeline) {
       EXPECT_GE(inner[i].begin, outer[i].begin - 1);  // microseconds are cut off
       EXPECT_LE(inner[i].begin, inner[i].end);
       EXPECT_LE(inner[i].end, outer[i].end);
-      if (i > 0) EXPECT_GE(inner[i].begin, inner[i - 1].end);
+      EXPECT_GE(inner[i].begin, i == 0 ? 0 : inner[i - 1].end);
     }
   }
 }
