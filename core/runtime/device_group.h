@@ -36,6 +36,11 @@ class DeviceGroup {
   // REQUIRES: connected().
   DeviceRunner& runner() noexcept { return *runner_; }
 
+  // See DataPlane::allocate; null before connect() was ok.
+  std::shared_ptr<void> allocate(size_t bytes) {
+    return connected() ? plane_->allocate(bytes) : nullptr;
+  }
+
   // The communicator, now or once it is open, fails with this reason.
   void abort(const std::string& reason);
   // See DeviceCompletion.

@@ -15,6 +15,7 @@ void DeviceMark::attach(const WorkStatePtr& work) {
 
 void DeviceMark::launched(std::shared_ptr<DataPlane> plane, uint64_t sequence) {
   const std::lock_guard lock(mutex_);
+  launched_.store(true, std::memory_order_release);
   if (over_.has_value()) return;
   plane_ = std::move(plane);
   sequence_ = sequence;
@@ -32,6 +33,19 @@ void DeviceMark::over(const Status& status) {
 Status DeviceMark::order(void* stream) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return plane_ != nullptr || over_.has_value(); });
+  return order_launched(stream, std::move(lock));
+}
+
+std::optional<Status> DeviceMark::order_within(void* stream, std::chrono::milliseconds patience) {
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_for(lock, patience,
+                         [this] { return plane_ != nullptr || over_.has_value(); })) {
+    return std::nullopt;
+  }
+  return order_launched(stream, std::move(lock));
+}
+
+Status DeviceMark::order_launched(void* stream, std::unique_lock<std::mutex> lock) {
   if (over_.has_value()) return *over_;  // complete, and the host has seen it
   const std::shared_ptr<DataPlane> plane = plane_;
   const uint64_t sequence = sequence_;
@@ -47,10 +61,27 @@ Status DeviceMark::order(void* stream) {
 
 namespace khorus {
 
-Status wait_on_stream(Work& work, void* stream) {
+namespace {
+
+std::shared_ptr<runtime::DeviceMark> mark_of(const Work& work) {
   const auto* const state = dynamic_cast<const runtime::WorkState*>(&work);
-  const auto mark = state == nullptr ? nullptr : state->device_mark();
+  return state == nullptr ? nullptr : state->device_mark();
+}
+
+}  // namespace
+
+Status wait_on_stream(Work& work, void* stream) {
+  const auto mark = mark_of(work);
   return mark == nullptr ? work.wait() : mark->order(stream);
+}
+
+bool wait_on_stream_for(Work& work, void* stream, std::chrono::milliseconds patience,
+                        Status* status) {
+  const auto mark = mark_of(work);
+  if (mark == nullptr) return work.wait_or_signal(status);
+  const std::optional<Status> ordered = mark->order_within(stream, patience);
+  if (ordered.has_value()) *status = *ordered;
+  return ordered.has_value();
 }
 
 }  // namespace khorus

@@ -6,6 +6,8 @@
 // Thread rule: any thread.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -27,15 +29,22 @@ class DeviceMark {
   void launched(std::shared_ptr<DataPlane> plane, uint64_t sequence);
   // The work is over, whether or not it came to the device.
   void over(const Status& status);
+  // Whether it ever came to the device: what it allocated is known from then on.
+  bool was_launched() const noexcept { return launched_.load(std::memory_order_acquire); }
   // What is put into `stream` from now on begins after the operation. Blocks until it is launched
   // or over; every operation comes to that.
   Status order(void* stream);
+  // Nothing, when `patience` came to its end first.
+  std::optional<Status> order_within(void* stream, std::chrono::milliseconds patience);
 
  private:
+  Status order_launched(void* stream, std::unique_lock<std::mutex> lock);
+
   std::mutex mutex_;
   std::condition_variable changed_;
   std::shared_ptr<DataPlane> plane_;
   uint64_t sequence_ = 0;
+  std::atomic<bool> launched_{false};
   std::optional<Status> over_;
 };
 

@@ -140,6 +140,11 @@ std::shared_ptr<void> EngineImpl::allocate(size_t bytes, ProcessSetId process_se
   return memory;
 }
 
+std::shared_ptr<void> EngineImpl::allocate_on_device(size_t bytes, ProcessSetId process_set) {
+  const ProcessGroupPtr group = check_process().ok() ? core_->group(process_set) : nullptr;
+  return group == nullptr ? nullptr : group->device().allocate(bytes);
+}
+
 // ---- operations: how each of them is submitted is in engine_operations.cc ----
 
 WorkPtr EngineImpl::submit_one(Call call, NamedTensor tensor) {

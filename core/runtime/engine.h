@@ -35,6 +35,7 @@ class EngineImpl final : public Engine {
   EngineStats stats() const override;
 
   std::shared_ptr<void> allocate(size_t bytes, ProcessSetId process_set) override;
+  std::shared_ptr<void> allocate_on_device(size_t bytes, ProcessSetId process_set) override;
   WorkPtr allreduce_async(const std::string& name, const TensorView& input,
                           const TensorView& output, const AllreduceOptions& options) override;
   std::vector<WorkPtr> grouped_allreduce_async(const std::string& group,

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/base/assert.h"
+#include "core/runtime/device_mark.h"
 #include "core/runtime/lane.h"
 
 namespace khorus {
@@ -51,14 +52,17 @@ Status WorkState::wait(bool* signalled) {
   return status_;
 }
 
+bool WorkState::has_result() const {
+  return (poll() && status_.ok()) || (device_mark_ != nullptr && device_mark_->was_launched());
+}
+
 TensorView WorkState::result() const {
-  KHORUS_ASSERT(poll() && status_.ok(), "Work::result() of an operation that is not done and ok");
+  KHORUS_ASSERT(has_result(), "Work::result() of an operation that is not done and ok");
   return operation_.output;
 }
 
 std::vector<int64_t> WorkState::first_extents() const {
-  KHORUS_ASSERT(poll() && status_.ok(),
-                "Work::first_extents() of an operation that is not done and ok");
+  KHORUS_ASSERT(has_result(), "Work::first_extents() of an operation that is not done and ok");
   return extents_;
 }
 

@@ -80,6 +80,7 @@ class WorkState final : public Work {
   // kOver: the status is known, callbacks run; kReleased: waiters return.
   enum class Phase : uint8_t { kPending, kOver, kReleased };
   Status wait(bool* signalled);
+  bool has_result() const;
   Phase phase() const noexcept { return phase_.load(std::memory_order_acquire); }
 
   Operation operation_;

@@ -13,6 +13,8 @@
 // Thread rule: any thread.
 #pragma once
 
+#include <chrono>
+
 #include "khorus/export.h"
 #include "khorus/status.h"
 #include "khorus/work.h"
@@ -24,5 +26,11 @@ namespace khorus {
 // put on the GPU, not until its end; so it returns before a failure on the way, which Work::wait()
 // reports. Returns the Status if the operation is over already. Of CPU tensors: as Work::wait().
 KHORUS_API Status wait_on_stream(Work& work, void* stream);
+
+// As wait_on_stream(), but false when it would block for longer than `patience`: for interpreters,
+// which must see to signals and may wait again. Then `status` is unchanged. Of CPU tensors: as
+// Work::wait_or_signal().
+KHORUS_API bool wait_on_stream_for(Work& work, void* stream, std::chrono::milliseconds patience,
+                                   Status* status);
 
 }  // namespace khorus

@@ -84,6 +84,11 @@ class KHORUS_API Engine {
   // child must not touch it. Ranks need not agree on what lies where.
   virtual std::shared_ptr<void> allocate(size_t bytes,
                                          ProcessSetId process_set = kGlobalProcessSet) = 0;
+  // The same on a device, this rank's: memory of the backend that reduces there, zeroed. Null when
+  // there is none, or before the set's first operation on device tensors has been launched: only
+  // then the ranks have met there. Whoever frees it has seen the device done with it.
+  virtual std::shared_ptr<void> allocate_on_device(
+      size_t bytes, ProcessSetId process_set = kGlobalProcessSet) = 0;
 
   // All of these return at once. A wrong argument gives a Work that is done with InvalidArgument
   // or DuplicateName, and nothing was sent. `input` and `output` must stay valid until the Work is

@@ -33,7 +33,8 @@ class KHORUS_API Work {
   // for interpreters, which must see to the signal and may wait again. Then `status` is unchanged.
   virtual bool wait_or_signal(Status* status) = 0;
 
-  // What came of it. REQUIRES: poll() is true and the Status was ok.
+  // What came of it. REQUIRES: poll() is true and the Status was ok, or wait_on_stream()
+  // (khorus/device.h) was: then the memory is there, and complete for that stream.
   // allreduce, broadcast, recv: the output tensor the caller gave. allgather, alltoall: memory that
   // the engine allocated, with shape [sum of first extents, rest...]; reducescatter: the same with
   // this rank's rows. `owner` keeps it alive.
