@@ -4,8 +4,9 @@
 //   train_lm --data ~/src --out out/train_lm                    train on one process
 //   khorusrun -np 2 train_lm --data ~/src --out out/train_lm    train on two
 //   khorusrun -np 2 train_lm --data ~/src --out out/train_lm --resume        go on after a stop
-//   train_lm --generate "def main" --checkpoint out/train_lm    write text with what was learned
-//   train_lm --help                                             every flag
+//   khorusrun -np 8 train_lm --device cuda --dtype bfloat16 --size 124m --data ~/src    on eight
+//   GPUs train_lm --generate "def main" --checkpoint out/train_lm    write text with what was
+//   learned train_lm --help                                             every flag
 //
 // What Khorus adds to a single-process trainer is marked [khorus]: init, broadcast, the optimizer,
 // checkpoints.
@@ -14,6 +15,8 @@
 // whose place is a hash of (seed, s, i). Rank r takes its own range of i, so no two ranks train on
 // the same example, and a resumed run sees the same examples as one that never stopped. The model
 // has no dropout: nothing else is random, and the curves are equal bit for bit.
+#include <ATen/autocast_mode.h>
+#include <dlfcn.h>
 #include <khorus/khorus.h>
 #include <khorus/torch.h>
 #include <malloc.h>
@@ -50,6 +53,7 @@ struct Config {
   std::string size = "small";
   int64_t layers = 4, width = 192, heads = 6, context = 128;
   std::string dtype = "float32";
+  std::string device = "cpu";
   // Training
   int64_t steps = 1600;
   int64_t batch = 8;       // windows per rank and backward pass
@@ -137,7 +141,9 @@ std::vector<Flag> flags_of(Config& c) {
       number("--width", c.width, 1, "size of a token's vector"),
       number("--heads", c.heads, 1, "attention heads; divides the width"),
       number("--context", c.context, 1, "tokens a prediction can see"),
-      text("--dtype", c.dtype, "float32 (default) or float64"),
+      text("--dtype", c.dtype,
+           "float32 (default), float64, or bfloat16: matrix products in that, the rest in float32"),
+      text("--device", c.device, "cpu (default) or cuda: the GPU of the rank's local rank"),
       number("--steps", c.steps, 1, "optimizer steps of the whole run"),
       number("--batch", c.batch, 1, "windows per rank and backward pass"),
       number("--accumulate", c.accumulate, 1, "backward passes per step"),
@@ -183,8 +189,11 @@ void check(const Config& c) {
     throw UsageError("--width " + std::to_string(c.width) + " is not a multiple of --heads " +
                      std::to_string(c.heads));
   }
-  if (c.dtype != "float32" && c.dtype != "float64") {
-    throw UsageError("--dtype is float32 or float64, not " + c.dtype);
+  if (c.dtype != "float32" && c.dtype != "float64" && c.dtype != "bfloat16") {
+    throw UsageError("--dtype is float32, float64 or bfloat16, not " + c.dtype);
+  }
+  if (c.device != "cpu" && c.device != "cuda") {
+    throw UsageError("--device is cpu or cuda, not " + c.device);
   }
 }
 
@@ -226,6 +235,53 @@ void say(const char* format, Args... args) {
   std::printf(format, args...);
   std::fflush(stdout);
 }
+
+// ----------------------------------------------------------------------------------------- device
+
+// The part of libtorch for CUDA is not linked, so that the trainer starts where it is missing.
+torch::Device open_device(const Config& c) {
+  if (c.device == "cpu") return torch::kCPU;
+  if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    throw std::runtime_error(
+        "--device cuda: this libtorch was built without CUDA; install one "
+        "with it, or use --device cpu (" +
+        std::string(dlerror()) + ")");
+  }
+  const int gpus = torch::cuda::device_count();
+  if (gpus == 0) {
+    throw std::runtime_error(
+        "--device cuda: torch finds no GPU here, or no driver for it; use "
+        "--device cpu");
+  }
+  const int number = khorus::is_initialized() ? khorus::local_rank() : 0;  // [khorus]
+  if (number >= gpus) {
+    throw std::runtime_error("--device cuda: rank " + std::to_string(khorus::rank()) +
+                             " would use GPU " + std::to_string(number) + ", and torch finds " +
+                             std::to_string(gpus) + " here; start one rank for each GPU");
+  }
+  const torch::Device device(torch::kCUDA, static_cast<torch::DeviceIndex>(number));
+  c10::impl::getDeviceGuardImpl(torch::kCUDA)->setDevice(device);
+  return device;
+}
+
+// While it lives, products of matrices are made in bfloat16.
+class Autocast {
+ public:
+  Autocast(bool wanted, torch::DeviceType device) : device_(device) {
+    at::autocast::increment_nesting();
+    at::autocast::set_autocast_dtype(device, torch::kBFloat16);
+    at::autocast::set_autocast_enabled(device, wanted);
+  }
+  ~Autocast() {
+    at::autocast::set_autocast_enabled(device_, false);
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  }
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  const torch::DeviceType device_;
+};
 
 // ------------------------------------------------------------------------------------------- text
 
@@ -419,7 +475,8 @@ TORCH_MODULE(Block);
 
 struct TransformerLMImpl : torch::nn::Module {
   explicit TransformerLMImpl(const Config& c)
-      : bytes(register_module("bytes", torch::nn::Embedding(kVocabulary, c.width))),
+      : narrow(c.dtype == "bfloat16"),
+        bytes(register_module("bytes", torch::nn::Embedding(kVocabulary, c.width))),
         positions(register_module("positions", torch::nn::Embedding(c.context, c.width))),
         blocks(register_module("blocks", torch::nn::ModuleList())),
         norm(register_module("norm", torch::nn::LayerNorm(BlockImpl::norm_options(c)))) {
@@ -438,10 +495,14 @@ struct TransformerLMImpl : torch::nn::Module {
 
   // tokens: [batch, time] int64. Returns logits [batch, time, 256].
   Tensor forward(const Tensor& tokens) {
-    Tensor x = bytes(tokens) + positions(torch::arange(tokens.size(1), torch::kInt64));
+    const Autocast autocast(narrow, tokens.device().type());
+    Tensor x = bytes(tokens) + positions(torch::arange(tokens.size(1), tokens.options()));
     for (const auto& block : *blocks) x = block->as<BlockImpl>()->forward(x);
-    return torch::matmul(norm(x), bytes->weight.t());  // the embedding is also the output layer
+    // The embedding is also the output layer.
+    return torch::matmul(norm(x), bytes->weight.t()).to(bytes->weight.scalar_type());
   }
+
+  bool narrow;
 
   torch::nn::Embedding bytes, positions;
   torch::nn::ModuleList blocks;
@@ -449,10 +510,15 @@ struct TransformerLMImpl : torch::nn::Module {
 };
 TORCH_MODULE(TransformerLM);
 
+// The batch goes where the model is; from pinned memory, so that the host need not wait.
 Tensor loss_of(TransformerLM& model, const Batch& batch) {
-  const Tensor logits = model->forward(batch.inputs);
+  const torch::Device device = model->bytes->weight.device();
+  const auto there = [device](const Tensor& tensor) {
+    return device.is_cpu() ? tensor : tensor.pin_memory().to(device, /*non_blocking=*/true);
+  };
+  const Tensor logits = model->forward(there(batch.inputs));
   return torch::nn::functional::cross_entropy(logits.view({-1, kVocabulary}),
-                                              batch.targets.reshape({-1}));
+                                              there(batch.targets).reshape({-1}));
 }
 
 void print_parameters(const TransformerLM& model) {
@@ -562,6 +628,8 @@ void generate(Config c) {
   c.context = std::stoll(note("context"));
   c.dtype = note("dtype");
   TransformerLM model(c);
+  const torch::Device device = open_device(c);
+  model->to(device);
   khorus::torch::load_model(*model, checkpoint);
 
   const torch::NoGradGuard no_grad;
@@ -574,7 +642,7 @@ void generate(Config c) {
     for (size_t k = 0; k < seen; ++k) {
       window.data_ptr<int64_t>()[k] = static_cast<uint8_t>(text[text.size() - seen + k]);
     }
-    const Tensor logits = model->forward(window)[0][-1];
+    const Tensor logits = model->forward(window.to(device))[0][-1];
     const Tensor next = c.temperature == 0
                             ? logits.argmax()
                             : torch::multinomial(torch::softmax(logits / c.temperature, 0), 1);
@@ -639,34 +707,48 @@ class Progress {
 
 // --------------------------------------------------------------------------------------- training
 
-// One optimizer step. Returns the loss on this rank and the norm of the averaged gradient.
-std::pair<double, double> train_step(TransformerLM& model,
+// As torch's clip_grad_norm_, but the host does not wait for the norm, which it returns.
+Tensor clip_gradients(const std::vector<Tensor>& parameters, double bound) {
+  const torch::NoGradGuard no_grad;
+  std::vector<Tensor> norms;
+  for (const Tensor& parameter : parameters) norms.push_back(parameter.grad().norm(2.0));
+  const Tensor norm = torch::stack(norms).norm(2.0);
+  if (bound == 0) return norm;
+  const Tensor factor = torch::clamp_max(bound / (norm + 1e-6), 1.0);
+  for (const Tensor& parameter : parameters) parameter.grad().mul_(factor);
+  return norm;
+}
+
+// One optimizer step. Returns the loss on this rank and the norm of the averaged gradient, which a
+// GPU may still be computing.
+std::pair<Tensor, Tensor> train_step(TransformerLM& model,
                                      khorus::torch::DistributedOptimizer& optimizer,
                                      const Corpus& corpus, const Config& c, int64_t step) {
-  double loss = 0;
+  Tensor loss = torch::zeros({}, torch::kFloat64);
   optimizer.zero_grad();
   for (int64_t pass = 0; pass < c.accumulate; ++pass) {
     const Tensor part =
         loss_of(model, sample(corpus, c, step, pass)) / static_cast<double>(c.accumulate);
     part.backward();  // [khorus] gradients are averaged over the ranks while this runs
-    loss += part.item<double>();
+    loss = loss.to(part.device()) + part.detach();
   }
   optimizer.synchronize();  // [khorus] from here on every rank has the same gradients
-  const double norm = torch::nn::utils::clip_grad_norm_(
-      model->parameters(), c.clip > 0 ? c.clip : std::numeric_limits<double>::infinity());
+  const Tensor norm = clip_gradients(model->parameters(), c.clip);
   for (auto& group : optimizer.param_groups()) group.options().set_lr(learning_rate_at(step, c));
   optimizer.step();
   return {loss, norm};
 }
 
 void train(const Config& c) {
+  const torch::Device device = open_device(c);
   const Corpus corpus = read_corpus(c);
   check_same_corpus(corpus);
   say("text: %zu files, %zu bytes to train on, %zu held out; entropy %.4f nats/byte (unigram), "
       "%.4f (bigram)\n",
       corpus.files, corpus.train.size(), corpus.held_out.size(), corpus.unigram, corpus.bigram);
   torch::manual_seed(static_cast<uint64_t>(c.seed));
-  TransformerLM model(c);
+  TransformerLM model(c);  // the same start on every device
+  model->to(device);
   print_parameters(model);
 
   khorus::torch::broadcast_parameters(*model, /*root_rank=*/0);  // [khorus]
@@ -687,10 +769,11 @@ void train(const Config& c) {
   const int64_t last = c.stop_after > 0 ? std::min(c.stop_after, c.steps) : c.steps;
   double validation = 0;
   for (int64_t step = first + 1; step <= last; ++step) {
-    auto [loss, norm] = train_step(model, optimizer, corpus, c, step);
+    const auto [loss, norm] = train_step(model, optimizer, corpus, c, step);
     if (step % c.log_every == 0 || step == last) {
-      khorus::allreduce("loss", &loss, 1);  // [khorus] the mean over the ranks
-      progress.step(step, loss, learning_rate_at(step, c), norm);
+      double mean = loss.item<double>();
+      khorus::allreduce("loss", &mean, 1);  // [khorus] the mean over the ranks
+      progress.step(step, mean, learning_rate_at(step, c), norm.item<double>());
     }
     if (step % c.eval_every == 0 || step == last) {
       validation = evaluate(model, corpus, c);

@@ -1,9 +1,9 @@
 // khorus._core: the engine for Python, without any framework.
 //
-// Tensors are (address, dtype, shape): whoever calls keeps the memory alive, which a Handle does
-// (khorus/_handle.py). Results whose size only the engine knows are objects with the buffer
-// protocol. The GIL is released wherever a call can block; the threads of the engine never take it.
-// A wait on the main thread returns to the interpreter for every signal, so that Ctrl-C ends it.
+// Tensors are what python/tensors.h says: whoever calls keeps the memory alive, which a Handle does
+// (khorus/torch/_tensors.py). The GIL is released wherever a call can block; the threads of the
+// engine never take it. A wait on the main thread returns to the interpreter for every signal, so
+// that Ctrl-C ends it.
 //
 // Errors: InvalidArgument and DuplicateName are ValueError; all else is khorus.HorovodInternalError
 // (a RuntimeError), with the status code and the lost rank as attributes.
@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,39 +24,17 @@
 #include <utility>
 #include <vector>
 
+#include "khorus/device.h"
 #include "khorus/gradient_plan.h"
 #include "khorus/khorus.h"
 #include "khorus/object_key.h"
 #include "khorus/version.h"
+#include "python/tensors.h"
 
 namespace py = pybind11;
 
 namespace khorus::python {
 namespace {
-
-// Address, number of the DataType, extents.
-using Tensor = std::tuple<std::uintptr_t, int, Shape>;
-
-TensorView view_of(const Tensor& tensor) {
-  TensorView view;
-  view.data = reinterpret_cast<void*>(std::get<0>(tensor));
-  view.dtype = static_cast<DataType>(std::get<1>(tensor));
-  view.shape = std::get<2>(tensor);
-  return view;
-}
-
-std::vector<NamedTensor> members_of(const std::vector<std::string>& names,
-                                    const std::vector<Tensor>& inputs,
-                                    const std::vector<Tensor>& outputs) {
-  std::vector<NamedTensor> members;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    NamedTensor& member = members.emplace_back();
-    if (i < names.size()) member.name = names[i];
-    member.input = view_of(inputs[i]);
-    if (i < outputs.size()) member.output = view_of(outputs[i]);
-  }
-  return members;
-}
 
 uint64_t generation = 0;  // of the default engine: how many there have been. Under the GIL.
 PyObject* engine_error = nullptr;  // khorus.HorovodInternalError; made once, lives for ever
@@ -106,26 +85,22 @@ Engine& the_engine() {
   }
 }
 
-// Memory that the engine allocated, readable and writable as bytes.
-class Result {
- public:
-  explicit Result(TensorView view) : view_(std::move(view)) {}
-  py::buffer_info buffer() const {
-    static char nothing = 0;  // a buffer without elements still has an address
-    void* const data = view_.data == nullptr ? &nothing : view_.data;
-    return py::buffer_info(data, 1, py::format_descriptor<uint8_t>::format(),
-                           static_cast<py::ssize_t>(view_.bytes()));
-  }
-  const Shape& shape() const { return view_.shape; }
-  int dtype() const { return static_cast<int>(view_.dtype); }
-
- private:
-  TensorView view_;
-};
-
 void wait_for(const WorkPtr& work) {
   Status status;
   while (!without_gil([&] { return work->wait_or_signal(&status); })) {
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+  check(status);
+}
+
+// As wait_on_stream(): a stream waits, not the host.
+void wait_on_stream_for(const WorkPtr& work, std::uintptr_t stream) {
+  constexpr std::chrono::milliseconds kBetweenSignals(100);
+  Status status;
+  while (!without_gil([&] {
+    return khorus::wait_on_stream_for(*work, reinterpret_cast<void*>(stream), kBetweenSignals,
+                                      &status);
+  })) {
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
   check(status);
@@ -144,11 +119,15 @@ void bind_work(py::module_& m) {
   py::class_<Result>(m, "Result", py::buffer_protocol())
       .def_buffer(&Result::buffer)
       .def_property_readonly("shape", &Result::shape)
-      .def_property_readonly("dtype", &Result::dtype);
+      .def_property_readonly("dtype", &Result::dtype)
+      .def_property_readonly("address", &Result::address)
+      .def_property_readonly("bytes", &Result::bytes)
+      .def_property_readonly("device", &Result::device);
   py::class_<Work, WorkPtr>(m, "Work")
       .def_property_readonly("name", &Work::name)
       .def("poll", &Work::poll)
       .def("wait", &wait_for)
+      .def("wait_on_stream", &wait_on_stream_for)
       .def("result", [](const Work& work) { return Result(work.result()); })
       .def("first_extents", &Work::first_extents)
       .def("last_joined", &Work::last_joined);
@@ -219,21 +198,6 @@ void bind_movements(py::module_& m) {
   });
 }
 
-// Memory from Engine::allocate, readable and writable as bytes.
-class Memory {
- public:
-  Memory(std::shared_ptr<void> memory, size_t bytes) : memory_(std::move(memory)), bytes_(bytes) {}
-  py::buffer_info buffer() const {
-    return py::buffer_info(memory_.get(), 1, py::format_descriptor<uint8_t>::format(),
-                           static_cast<py::ssize_t>(bytes_));
-  }
-  std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(memory_.get()); }
-
- private:
-  std::shared_ptr<void> memory_;
-  size_t bytes_;
-};
-
 // (number of the DataType, elements, arrival in microseconds, whether it fits)
 using Profile = std::tuple<int, uint64_t, int64_t, bool>;
 
@@ -249,12 +213,20 @@ GradientLearning learn_from(const std::string& name, const std::vector<Profile>&
 void bind_arenas(py::module_& m) {
   py::class_<Memory>(m, "Memory", py::buffer_protocol())
       .def_buffer(&Memory::buffer)
-      .def_property_readonly("address", &Memory::address);
+      .def_property_readonly("address", &Memory::address)
+      .def_property_readonly("bytes", &Memory::bytes);
   m.def("allocate", [](size_t bytes, ProcessSetId set) -> std::optional<Memory> {
     std::shared_ptr<void> memory = without_gil([&] { return the_engine().allocate(bytes, set); });
     if (memory == nullptr) return std::nullopt;
-    return Memory(std::move(memory), bytes);
+    return Memory(std::move(memory), bytes, /*on_device=*/false);
   });
+  m.def("allocate_on_device", [](size_t bytes, ProcessSetId set) -> std::optional<Memory> {
+    std::shared_ptr<void> memory =
+        without_gil([&] { return the_engine().allocate_on_device(bytes, set); });
+    if (memory == nullptr) return std::nullopt;
+    return Memory(std::move(memory), bytes, /*on_device=*/true);
+  });
+  m.def("dlpack", &dlpack_of);
   using Bucket = GradientPlan::Bucket;
   py::class_<Bucket>(m, "Bucket")
       .def_readonly("gradients", &Bucket::gradients)

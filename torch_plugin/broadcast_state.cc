@@ -8,6 +8,7 @@
 #include <exception>
 #include <sstream>
 
+#include "torch_plugin/device.h"
 #include "torch_plugin/optimizer_tree.h"
 #include "torch_plugin/tensor_view.h"
 
@@ -57,18 +58,30 @@ std::string save_optimizer(::torch::optim::Optimizer& optimizer) {
   return stream.str();
 }
 
+bool has_gpu_parameters(const ::torch::optim::Optimizer& optimizer) {
+  for (const auto& group : optimizer.param_groups()) {
+    for (const Tensor& parameter : group.params()) {
+      if (is_gpu(parameter.device())) return true;
+    }
+  }
+  return false;
+}
+
 void load_optimizer(::torch::optim::Optimizer& optimizer, const std::string& bytes) {
   // Loading adds to the state that is there; what the root does not have must go first.
   auto* distributed = dynamic_cast<DistributedOptimizer*>(&optimizer);
   (distributed != nullptr ? distributed->state() : optimizer.state()).clear();
   std::istringstream stream(bytes);
   try {
-    ::torch::load(optimizer, stream);
+    ::torch::load(optimizer, stream, at::Device(at::kCPU));  // the root's GPU is not this rank's
   } catch (const c10::Error& error) {
     throw_invalid(
         std::string("this rank's optimizer cannot take the root's state; make the same kind of "
                     "optimizer with the same parameter groups on every rank: ") +
         error.what_without_backtrace());
+  }
+  if (has_gpu_parameters(optimizer)) {
+    restore_from_tree(optimizer, tree_of(optimizer, {}), "broadcast_optimizer_state: ");
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include <any>
 
+#include "torch_plugin/device.h"
 #include "torch_plugin/tensor_view.h"
 
 namespace khorus::torch {
@@ -32,7 +33,8 @@ struct Passage {
 
   NamedTensor named(const std::string& name, const char* operation) const {
     const std::string what = describe(operation, name);
-    return {name, view_of(input, what), view_of(output, what)};
+    const TensorView view = view_of(input, what);
+    return {name, view, output.is_same(input) ? view : view_of(output, what)};
   }
   Tensor finish() const {
     const at::NoGradGuard no_grad;
@@ -42,7 +44,8 @@ struct Passage {
     return target;
   }
   Handle handle(WorkPtr work) const {
-    return Handle({std::move(work)}, [passage = *this] { return passage.finish(); });
+    return Handle(
+        {std::move(work)}, [passage = *this] { return passage.finish(); }, input.device());
   }
 };
 
@@ -118,8 +121,9 @@ Handle start_broadcast(const Tensor& tensor, int root_rank, const CollectiveOpti
           .broadcast_async(named.name, named.input, named.output, root_rank, options.process_set));
 }
 
-Handle gathered(const WorkPtr& work) {
-  return Handle({work}, [work] { return tensor_of(work->result()); });
+Handle gathered(const WorkPtr& work, const at::Device& device) {
+  return Handle(
+      {work}, [work] { return tensor_of(work->result()); }, device);
 }
 
 }  // namespace
@@ -133,8 +137,8 @@ khorus::AllreduceOptions core_options(const ReduceOptions& options) {
   return core;
 }
 
-Handle::Handle(std::vector<WorkPtr> works, std::function<Tensor()> finish)
-    : works_(std::move(works)), finish_(std::move(finish)) {}
+Handle::Handle(std::vector<WorkPtr> works, std::function<Tensor()> finish, at::Device device)
+    : works_(std::move(works)), finish_(std::move(finish)), device_(device) {}
 
 bool Handle::poll() const noexcept {
   for (const WorkPtr& work : works_) {
@@ -143,8 +147,10 @@ bool Handle::poll() const noexcept {
   return true;
 }
 
+Status Handle::settle() const { return torch::settle(works_, device_); }
+
 Tensor Handle::wait() {
-  throw_if_error(wait_all(works_));
+  throw_if_error(settle());
   if (finish_) {
     result_ = finish_();
     finish_ = nullptr;
@@ -160,11 +166,12 @@ bool GroupHandle::poll() const noexcept {
 }
 
 std::vector<Tensor> GroupHandle::wait() {
-  std::vector<WorkPtr> works;
+  Status first;
   for (const Handle& member : members_) {
-    works.insert(works.end(), member.works().begin(), member.works().end());
+    Status status = member.settle();
+    if (first.ok() && !status.ok()) first = std::move(status);
   }
-  throw_if_error(wait_all(works));
+  throw_if_error(first);
   std::vector<Tensor> results;
   for (Handle& member : members_) results.push_back(member.wait());
   return results;
@@ -196,7 +203,8 @@ Handle allgather_async(const Tensor& tensor, const CollectiveOptions& options) {
       make_passage(tensor, /*in_place=*/true, describe("allgather", options.name));
   const NamedTensor named = passage.named(options.name, "allgather");
   return gathered(
-      engine_of(options.engine).allgather_async(named.name, named.input, options.process_set));
+      engine_of(options.engine).allgather_async(named.name, named.input, options.process_set),
+      tensor.device());
 }
 
 GroupHandle grouped_allgather_async(const std::vector<Tensor>& tensors,
@@ -208,11 +216,11 @@ GroupHandle grouped_allgather_async(const std::vector<Tensor>& tensors,
         make_passage(tensors[i], /*in_place=*/true, describe("allgather", name));
     members.push_back(passage.named(name, "allgather"));
   }
+  const std::vector<WorkPtr> works =
+      engine_of(options.engine).grouped_allgather_async(options.name, members, options.process_set);
   std::vector<Handle> handles;
-  for (const WorkPtr& work :
-       engine_of(options.engine)
-           .grouped_allgather_async(options.name, members, options.process_set)) {
-    handles.push_back(gathered(work));
+  for (size_t i = 0; i < works.size(); ++i) {
+    handles.push_back(gathered(works[i], tensors[i].device()));
   }
   return GroupHandle(std::move(handles));
 }

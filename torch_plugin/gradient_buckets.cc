@@ -2,29 +2,33 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "khorus/gradient_plan.h"
+#include "torch_plugin/device.h"
 #include "torch_plugin/gradient_reducer.h"
 #include "torch_plugin/tensor_view.h"
 
 namespace khorus::torch {
 namespace {
 
-bool may_be_in_an_arena(const Tensor& parameter) {
+// `device`: the arena's.
+bool may_be_in_an_arena(const Tensor& parameter, const at::Device& device) {
   const auto type = parameter.scalar_type();
-  return parameter.layout() == at::kStrided && parameter.is_cpu() && parameter.is_contiguous() &&
-         parameter.requires_grad() && parameter.numel() > 0 &&
+  return parameter.layout() == at::kStrided && parameter.device() == device &&
+         parameter.is_contiguous() && parameter.requires_grad() && parameter.numel() > 0 &&
          (type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16);
 }
 
 DataType data_type_of(const Tensor& parameter) { return view_of(parameter, "a parameter").dtype; }
 
-// A tensor over a part of the arena; it keeps the arena.
+// A tensor over a part of the arena, of the kind of `like`; it keeps the arena.
 Tensor part_of(const std::shared_ptr<void>& arena, size_t offset_bytes, at::IntArrayRef shape,
-               at::ScalarType type) {
+               const Tensor& like) {
   auto* const at = static_cast<std::byte*>(arena.get()) + offset_bytes;
+  const auto options = at::TensorOptions().dtype(like.scalar_type()).device(like.device());
   return at::from_blob(
-      at, shape, [arena](void*) {}, at::TensorOptions().dtype(type));
+      at, shape, [arena](void*) {}, options, like.device());
 }
 
 // Of a place: nobody has the tensor or a view of it.
@@ -40,12 +44,53 @@ bool GradientReducer::may_learn() const {
          options_.compression == Compression::none && !slots_.empty();
 }
 
+// An arena is on one device: a GPU, if some parameter is there.
+at::Device GradientReducer::arena_device() const {
+  for (const Slot& slot : slots_) {
+    if (is_gpu(slot.parameter.device())) return slot.parameter.device();
+  }
+  return at::kCPU;
+}
+
+std::shared_ptr<void> GradientReducer::allocate_arena(size_t bytes) const {
+  Engine& engine = engine_of(options_.engine);
+  const at::Device device = arena_device();
+  if (!is_gpu(device)) return engine.allocate(bytes, options_.process_set);
+  auto memory = engine.allocate_on_device(bytes, options_.process_set);
+  return memory == nullptr ? nullptr : kept_for_stream(std::move(memory), device);
+}
+
+void GradientReducer::note_arrival(Slot& slot) {
+  const at::Device device = slot.parameter.device();
+  if (is_gpu(device)) {  // the host is far ahead of it
+    slot.arrival = record_now(device, c10::EventFlag::BACKEND_DEFAULT);
+    if (!first_arrival_) first_arrival_ = record_now(device, c10::EventFlag::BACKEND_DEFAULT);
+    return;
+  }
+  const auto since_first = std::chrono::steady_clock::now() - first_gradient_;
+  slot.arrival_us = std::chrono::duration_cast<std::chrono::microseconds>(since_first).count();
+}
+
+// Waits for the GPU, in a step that is learnt from.
+void GradientReducer::measure_arrivals() {
+  if (!first_arrival_) return;
+  first_arrival_->synchronize();
+  for (Slot& slot : slots_) {
+    if (!slot.arrival) continue;
+    slot.arrival->synchronize();
+    const double milliseconds = first_arrival_->elapsedTime(*slot.arrival);
+    slot.arrival_us = std::max(std::llround(1e3 * milliseconds), 0LL);
+    slot.arrival.reset();
+  }
+}
+
 std::vector<GradientProfile> GradientReducer::profiles() const {
+  const at::Device device = arena_device();
   std::vector<GradientProfile> gradients;
   for (const Slot& slot : slots_) {
     GradientProfile& gradient = gradients.emplace_back();
-    gradient.fits =
-        options_.gradient_arena && slot.kind == Kind::kDense && may_be_in_an_arena(slot.parameter);
+    gradient.fits = options_.gradient_arena && slot.kind == Kind::kDense &&
+                    may_be_in_an_arena(slot.parameter, device);
     if (!gradient.fits) continue;
     gradient.dtype = data_type_of(slot.parameter);
     gradient.elements = static_cast<uint64_t>(slot.parameter.numel());
@@ -84,21 +129,21 @@ void GradientReducer::follow_the_plan() {
 // gradients stay where they are; making the buckets will say so.
 void GradientReducer::lay_out_first_step() {
   constexpr size_t kAlignment = 64;
+  const at::Device device = arena_device();
   size_t bytes = 0;
   for (Slot& slot : slots_) {
-    if (!may_be_in_an_arena(slot.parameter)) continue;
+    if (!may_be_in_an_arena(slot.parameter, device)) continue;
     bytes += (slot.parameter.nbytes() + kAlignment - 1) / kAlignment * kAlignment;
     slot.offset_bytes = bytes;  // from the end
   }
   if (bytes == 0) return;
-  arena_ = engine_of(options_.engine).allocate(bytes, options_.process_set);
+  arena_ = allocate_arena(bytes);
   if (arena_ == nullptr) return;
   arena_bytes_ = bytes;
   for (Slot& slot : slots_) {
-    if (!may_be_in_an_arena(slot.parameter)) continue;
+    if (!may_be_in_an_arena(slot.parameter, device)) continue;
     slot.offset_bytes = bytes - slot.offset_bytes;
-    slot.home =
-        part_of(arena_, slot.offset_bytes, slot.parameter.sizes(), slot.parameter.scalar_type());
+    slot.home = part_of(arena_, slot.offset_bytes, slot.parameter.sizes(), slot.parameter);
   }
 }
 
@@ -131,7 +176,7 @@ void GradientReducer::leave_first_step() {
 
 void GradientReducer::make_buckets(const GradientPlan& plan) {
   if (arena_bytes_ < plan.bytes) {
-    arena_ = engine_of(options_.engine).allocate(plan.bytes, options_.process_set);
+    arena_ = allocate_arena(plan.bytes);
     arena_bytes_ = plan.bytes;
   }
   if (arena_ == nullptr) {
@@ -147,13 +192,13 @@ void GradientReducer::make_buckets(const GradientPlan& plan) {
       Slot& slot = slots_[index];
       slot.group = groups_.size() - 1;
       slot.offset_bytes = offset;
-      slot.home = part_of(arena_, offset, slot.parameter.sizes(), slot.parameter.scalar_type());
+      slot.home = part_of(arena_, offset, slot.parameter.sizes(), slot.parameter);
       offset += slot.parameter.nbytes();
       settle(slot);
     }
     const Tensor& first = slots_[group.members.front()].parameter;
-    group.flat = part_of(arena_, bucket.offset_bytes, {static_cast<int64_t>(bucket.elements)},
-                         first.scalar_type());
+    group.flat =
+        part_of(arena_, bucket.offset_bytes, {static_cast<int64_t>(bucket.elements)}, first);
     group.name = slots_[group.members.front()].name + " .. " + slots_[group.members.back()].name +
                  " (" + std::to_string(group.members.size()) + " gradients)";
   }
@@ -180,7 +225,7 @@ bool GradientReducer::in_bucket(const Slot& slot) const {
 void GradientReducer::leave_home(Slot& slot) const {
   if (is_free(slot.home)) return;
   const Tensor old = slot.home;
-  slot.home = part_of(arena_, slot.offset_bytes, old.sizes(), old.scalar_type());
+  slot.home = part_of(arena_, slot.offset_bytes, old.sizes(), old);
   const Tensor copy = old.clone();
   old.storage().set_data_ptr_noswap(copy.storage().set_data_ptr(at::DataPtr()));
 }
@@ -205,6 +250,7 @@ void GradientReducer::move_in(Slot& slot) {
 // A parameter that is frozen here gives nothing, and its gradient, if it has one, is left alone.
 void GradientReducer::submit_bucket(Group& bucket) {
   const at::NoGradGuard no_grad;
+  gather_streams(bucket);
   for (const size_t index : bucket.members) {
     Slot& slot = slots_[index];
     if (slot.parameter.requires_grad()) {

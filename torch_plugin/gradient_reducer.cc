@@ -115,15 +115,16 @@ void GradientReducer::on_gradient(size_t index) {
                   std::to_string(passes_per_step_) +
                   ") times before step(); raise backward_passes_per_step to accumulate locally");
   }
-  const auto now = std::chrono::steady_clock::now();
-  if (!learned_ && !pending_) first_gradient_ = now;
+  if (!learned_ && !pending_) {
+    first_gradient_ = std::chrono::steady_clock::now();
+    first_arrival_.reset();
+  }
   pending_ = true;
   synchronized_ = false;
   if (--slot.passes_left > 0 || by_steps()) return;
-  if (!learned_) {
-    slot.arrival_us =
-        std::chrono::duration_cast<std::chrono::microseconds>(now - first_gradient_).count();
-  }
+  const at::Device device = slot.parameter.device();
+  if (is_gpu(device)) slot.stream = current_stream(device);
+  if (!learned_) note_arrival(slot);
   prepare(slot, references_in_hook_);
   slot.ready = true;
   submit_when_complete(slot);
@@ -146,15 +147,20 @@ void GradientReducer::finish(Slot& slot) {
   }
 }
 
-std::vector<WorkPtr> GradientReducer::works() const {
-  std::vector<WorkPtr> all;
-  for (const Slot& slot : slots_) {
-    all.insert(all.end(), slot.handle.works().begin(), slot.handle.works().end());
-  }
-  for (const Group& group : groups_) {
-    all.insert(all.end(), group.handle.works().begin(), group.handle.works().end());
-  }
-  return all;
+bool GradientReducer::is_to_learn() const {
+  const std::lock_guard lock(mutex_);
+  return may_learn();
+}
+
+// The first error of all works, after all are over or, on a GPU, the current stream is ordered.
+Status GradientReducer::settle_all() const {
+  Status first;
+  const auto keep_first = [&first](Status status) {
+    if (first.ok() && !status.ok()) first = std::move(status);
+  };
+  for (const Slot& slot : slots_) keep_first(slot.handle.settle());
+  for (const Group& group : groups_) keep_first(group.handle.settle());
+  return first;
 }
 
 void GradientReducer::synchronize() {
@@ -165,11 +171,12 @@ void GradientReducer::synchronize() {
     status = error.status();
   }
   // Works are waited for without the lock. No hook runs now: backward() is over.
-  const Status reduced = wait_all(works());
+  const Status reduced = settle_all();
   if (status.ok()) status = reduced;
-  {
+  if (reduced.ok() && is_to_learn()) {
+    measure_arrivals();
     const std::lock_guard lock(mutex_);
-    if (reduced.ok() && may_learn()) start_learning();
+    start_learning();
   }
   finish_all(&status);
   throw_if_error(status);

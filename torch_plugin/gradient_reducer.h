@@ -20,6 +20,10 @@
 // elsewhere moves to its place in the hook, and .grad with it. Until the plan is there gradients
 // lie in the arena in the order in which backward() is likely to make them, and are reduced one by
 // one: they never need memory beside it.
+//
+// On a GPU nothing here waits on the host but the first step, which learns: hooks put their copies
+// into the stream of backward() and submit with an event for it, and synchronize() orders the
+// stream after the works. Then the arena is there from the second operation of the process set on.
 #pragma once
 
 #include <torch/csrc/autograd/function_hook.h>
@@ -28,12 +32,14 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "khorus/gradient_plan.h"
 #include "khorus/torch.h"
+#include "torch_plugin/device.h"
 
 namespace khorus::torch {
 
@@ -92,12 +98,14 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     size_t group = kNoGroup;
     bool ready = false;  // the gradient of the last pass is there
     bool submitted = false;
-    Tensor gradient;           // as submitted
-    Handle handle;             // not valid when this rank is alone, nor in a bucket
-    int64_t arrival_us = -1;   // of the first step, since its first gradient; -1: none came
-    size_t offset_bytes = 0;   // in the arena
-    Tensor home;               // its place there; not defined: it has none
-    bool copied_back = false;  // it only travels at its place
+    Tensor gradient;          // as submitted
+    Handle handle;            // not valid when this rank is alone, nor in a bucket
+    int64_t arrival_us = -1;  // of the first step, since its first gradient; -1: none came
+    std::optional<c10::Event> arrival;  // the same on a GPU
+    std::optional<c10::Stream> stream;  // of a GPU: where the gradient was computed
+    size_t offset_bytes = 0;            // in the arena
+    Tensor home;                        // its place there; not defined: it has none
+    bool copied_back = false;           // it only travels at its place
   };
   struct Group {
     std::vector<size_t> members;  // of slots_
@@ -116,6 +124,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   void submit_when_complete(Slot& slot);
   void submit(Slot& slot);
   void submit_group(Group& group);
+  void gather_streams(const Group& group) const;
   void submit_missing();
   Tensor kinds_seen(const std::vector<size_t>& unknown) const;
   void learn_kinds(const std::vector<size_t>& unknown, const Tensor& seen);
@@ -123,6 +132,10 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   static void finish(Slot& slot);
   // Of the arena.
   bool may_learn() const;
+  at::Device arena_device() const;
+  std::shared_ptr<void> allocate_arena(size_t bytes) const;
+  void note_arrival(Slot& slot);
+  void measure_arrivals();
   std::vector<GradientProfile> profiles() const;
   void start_learning();
   void lay_out_first_step();
@@ -141,8 +154,9 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // Takes the mutex itself.
   void agree_on_kinds();
   void submit_all();
+  bool is_to_learn() const;
+  Status settle_all() const;
   void finish_all(Status* status);
-  std::vector<WorkPtr> works() const;
 
   const DistributedOptimizerOptions options_;
   const size_t references_in_hook_;
@@ -156,6 +170,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   GradientLearning learning_;
   std::atomic<bool> is_learning_ = false;
   std::chrono::steady_clock::time_point first_gradient_;  // of the step, until learned
+  std::optional<c10::Event> first_arrival_;               // the same on a GPU
   std::unordered_map<const void*, size_t> slot_of_;       // by TensorImpl
   int64_t passes_per_step_;
   bool pending_ = false;

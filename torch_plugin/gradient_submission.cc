@@ -18,8 +18,8 @@ bool is_sparse(const Tensor& gradient) { return gradient.layout() == at::kSparse
 Tensor empty_sparse_like(const Tensor& parameter) {
   std::vector<int64_t> values = parameter.sizes().vec();
   values.at(0) = 0;
-  return at::sparse_coo_tensor(at::empty({1, 0}, at::kLong), at::empty(values, parameter.options()),
-                               parameter.sizes());
+  return at::sparse_coo_tensor(at::empty({1, 0}, parameter.options().dtype(at::kLong)),
+                               at::empty(values, parameter.options()), parameter.sizes());
 }
 
 // Autograd hands over a gradient without a copy when nobody else has the *tensor*, but its memory
@@ -214,7 +214,20 @@ void GradientReducer::submit(Slot& slot) {
                                          : allreduce_async_(slot.gradient, options);
 }
 
+// What is submitted together comes after what is in the current stream: so that has to wait for
+// gradients that backward() has made in other streams.
+void GradientReducer::gather_streams(const Group& group) const {
+  for (const size_t index : group.members) {
+    const Slot& slot = slots_[index];
+    if (!slot.stream || *slot.stream == current_stream(slot.stream->device())) continue;
+    c10::Event there(slot.stream->device_type());
+    there.record(*slot.stream);
+    there.block(current_stream(slot.stream->device()));
+  }
+}
+
 void GradientReducer::submit_group(Group& group) {
+  gather_streams(group);
   NamedTensors gradients;
   std::vector<Slot*> slots;
   for (const size_t index : group.members) {

@@ -15,8 +15,9 @@ namespace khorus::torch {
 namespace {
 
 // Handle of an operation whose output the engine allocates. `input` is kept by its view.
-Handle of_result(const WorkPtr& work) {
-  return Handle({work}, [work] { return tensor_of(work->result()); });
+Handle of_result(const WorkPtr& work, const at::Device& device) {
+  return Handle(
+      {work}, [work] { return tensor_of(work->result()); }, device);
 }
 
 // The view of the tensor's contents, contiguous.
@@ -38,9 +39,11 @@ std::vector<NamedTensor> members_of(const std::vector<Tensor>& tensors, const ch
   return members;
 }
 
-GroupHandle results_of(const std::vector<WorkPtr>& works) {
+GroupHandle results_of(const std::vector<WorkPtr>& works, const std::vector<Tensor>& tensors) {
   std::vector<Handle> handles;
-  for (const WorkPtr& work : works) handles.push_back(of_result(work));
+  for (size_t i = 0; i < works.size(); ++i) {
+    handles.push_back(of_result(works[i], tensors[i].device()));
+  }
   return GroupHandle(std::move(handles));
 }
 
@@ -52,16 +55,18 @@ Handle alltoall_async(const Tensor& tensor, const std::vector<int64_t>& splits,
                       const CollectiveOptions& options) {
   const NamedTensor named = contiguous_view(tensor, "alltoall", options.name);
   return of_result(engine_of(options.engine)
-                       .alltoall_async(named.name, named.input, splits, options.process_set));
+                       .alltoall_async(named.name, named.input, splits, options.process_set),
+                   tensor.device());
 }
 
 GroupHandle grouped_alltoall_async(const std::vector<Tensor>& tensors,
                                    const std::vector<std::vector<int64_t>>& splits,
                                    const CollectiveOptions& options) {
-  return results_of(engine_of(options.engine)
-                        .grouped_alltoall_async(options.name,
-                                                members_of(tensors, "alltoall", options.name),
-                                                splits, options.process_set));
+  return results_of(
+      engine_of(options.engine)
+          .grouped_alltoall_async(options.name, members_of(tensors, "alltoall", options.name),
+                                  splits, options.process_set),
+      tensors);
 }
 
 // ---- reducescatter
@@ -78,10 +83,14 @@ struct Compressible {
     if (compression && tensor.defined()) compressed = compression->compress(tensor.detach());
   }
   Handle handle(const WorkPtr& work) const {
-    if (!compression) return of_result(work);
-    return Handle({work}, [work, compression = compression, context = compressed.context] {
-      return compression->decompress(tensor_of(work->result()), context);
-    });
+    const at::Device device = compressed.tensor.device();
+    if (!compression) return of_result(work, device);
+    return Handle(
+        {work},
+        [work, compression = compression, context = compressed.context] {
+          return compression->decompress(tensor_of(work->result()), context);
+        },
+        device);
   }
 };
 
@@ -118,7 +127,7 @@ Handle send_async(const Tensor& tensor, int peer, const SendOptions& options) {
   const NamedTensor named = contiguous_view(tensor, "send", "");
   return Handle(
       {engine_of(options.engine).send_async(named.input, peer, options.tag, options.process_set)},
-      [tensor] { return tensor; });
+      [tensor] { return tensor; }, tensor.device());
 }
 
 Handle recv_async(const Tensor& tensor, int peer, const SendOptions& options) {
@@ -134,7 +143,8 @@ Handle recv_async(const Tensor& tensor, int peer, const SendOptions& options) {
         const at::NoGradGuard no_grad;
         if (!plain.is_same(landing)) plain.copy_(landing);
         return tensor;
-      });
+      },
+      tensor.device());
 }
 
 // ---- join and process sets

@@ -188,9 +188,32 @@ void check_shapes(::torch::optim::Optimizer& optimizer, const Node& parameter,
   }
 }
 
-// libtorch's archive has numbers where the tree has names. Any numbers do, if they agree.
+// Of all tensors that the node names.
+void move_to(const at::Device& device, const Node& node, std::map<std::string, Tensor>& tensors) {
+  const auto move = [&](const Node& name) {
+    Tensor& tensor = tensors.at(name.get<std::string>());
+    tensor = tensor.to(device);
+  };
+  if (node.is_array()) {
+    for (const Node& part : node) move_to(device, part, tensors);
+  } else if (node.is_object()) {
+    for (const auto& [key, below] : node.items()) {
+      if (key == "tensor") {
+        move(below);
+      } else if (key == "tensors") {
+        for (const Node& name : below) move(name);
+      } else {
+        move_to(device, below, tensors);
+      }
+    }
+  }
+}
+
+// libtorch's archive has numbers where the tree has names. Any numbers do, if they agree. `tensors`
+// are the tree's, each on the device of its parameter.
 Node with_numbers(::torch::optim::Optimizer& optimizer, const OptimizerTree& tree,
-                  const std::string& what) {
+                  const std::string& what, std::map<std::string, Tensor>* tensors) {
+  *tensors = tree.tensors;
   Node root = tree.structure;
   Node& groups = root.at("archive").at("param_groups").at("archive");
   Node states = Node::object();
@@ -205,6 +228,7 @@ Node with_numbers(::torch::optim::Optimizer& optimizer, const OptimizerTree& tre
       key = std::to_string(++number);
       if (state == named_states.end()) continue;
       check_shapes(optimizer, *state, parameters[i], tree, what);
+      move_to(parameters[i].device(), *state, *tensors);
       states[std::to_string(number)] = *state;
     }
   }
@@ -276,7 +300,9 @@ void restore_from_tree(::torch::optim::Optimizer& optimizer, const OptimizerTree
   const std::string other = what + "the optimizer in it is of another kind or has other parameters";
   try {
     OutputArchive written;
-    TreeReader(tree.tensors).archive(with_numbers(optimizer, tree, what), written);
+    std::map<std::string, Tensor> tensors;
+    const Node numbered = with_numbers(optimizer, tree, what, &tensors);
+    TreeReader(tensors).archive(numbered, written);
     InputArchive archive = through_bytes(written);
     load_or_keep(optimizer, archive);
   } catch (const c10::Error& error) {

@@ -26,8 +26,9 @@ OptimizerTree tree_of(::torch::optim::Optimizer& optimizer, const ParameterNames
 // The structure from its text. Throws nlohmann's exceptions, or Error for nesting without end.
 nlohmann::json parse_tree(const std::string& text);
 
-// Throws Error(InvalidArgument), its message beginning with `what`, when the tree is not one of an
-// optimizer of this kind with these parameters. The optimizer is then as it was.
+// What belongs to a parameter goes to its device. Throws Error(InvalidArgument), its message
+// beginning with `what`, when the tree is not one of an optimizer of this kind with these
+// parameters. The optimizer is then as it was.
 void restore_from_tree(::torch::optim::Optimizer& optimizer, const OptimizerTree& tree,
                        const std::string& what);
 

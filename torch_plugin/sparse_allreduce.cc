@@ -37,7 +37,7 @@ Tensor header_of(const Tensor& tensor, const ReduceOptions& options) {
   for (int64_t d = 0; d < columns; ++d) header[0][d] = tensor.size(d);
   header[1].fill_(static_cast<int64_t>(options.op));
   header[2].fill_(std::bit_cast<int64_t>(options.prescale_factor * options.postscale_factor));
-  return header;
+  return header.to(tensor.device());
 }
 
 std::string words_of(const Tensor& header) {
@@ -123,7 +123,7 @@ Handle sparse_allreduce_async(const Tensor& tensor, const ReduceOptions& options
     const Tensor all_values = passage.arrived(tensor_of(works[1]->result())) * factor;
     return at::sparse_coo_tensor(all_indices, all_values, sizes).coalesce();
   };
-  return Handle(works, finish);
+  return Handle(works, finish, tensor.device());
 }
 
 }  // namespace khorus::torch

@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/nn/init.h>
 
+#include "torch_plugin/device.h"
 #include "torch_plugin/tensor_view.h"
 
 namespace khorus::torch {
@@ -64,12 +65,31 @@ CollectiveOptions operation(const SyncBatchNormOptions& options, const char* wha
   return result;
 }
 
+ReduceOptions summing(const CollectiveOptions& names) {
+  ReduceOptions options;
+  options.name = names.name;
+  options.op = ReduceOp::kSum;
+  options.process_set = names.process_set;
+  options.engine = names.engine;
+  return options;
+}
+
+// [ranks, 3, features]: the statistics of all ranks. On a GPU each rank adds its own to zeros, with
+// the same bits: the memory that a gather allocates there would have to be waited for.
+Tensor of_all_ranks(const Tensor& mine, const CollectiveOptions& names) {
+  if (!is_gpu(mine.device())) return allgather(mine.unsqueeze(0), names);
+  const ProcessSet ranks(names.process_set, names.engine);
+  const Tensor all = at::zeros({ranks.size(), mine.size(0), mine.size(1)}, mine.options());
+  all[ranks.rank()].copy_(mine);
+  return allreduce_(all, summing(names));
+}
+
 // y = (x - mean) / sqrt(var + eps). Also returns the statistics.
 class Normalize : public ::torch::autograd::Function<Normalize> {
  public:
   static variable_list forward(AutogradContext* context, const Tensor& x,
                                const SyncBatchNormOptions& options) {
-    const Tensor all = allgather(local_statistics(x).unsqueeze(0), operation(options, "forward"));
+    const Tensor all = of_all_ranks(local_statistics(x), operation(options, "forward"));
     const Tensor statistics = combine(all);
     const Tensor inverse = (statistics[2] / statistics[0] + options.eps).rsqrt();
     context->save_for_backward({x, statistics, inverse});
@@ -91,13 +111,8 @@ class Normalize : public ::torch::autograd::Function<Normalize> {
     const Tensor& dy = gradients[0];
     const Tensor sums = at::stack({dy.sum(batch_dimensions(x), false, at::kDouble),
                                    (dy * y).sum(batch_dimensions(x), false, at::kDouble)});
-    const CollectiveOptions names = operation(options, "backward");
-    ReduceOptions reduce;
-    reduce.name = names.name;
-    reduce.op = ReduceOp::kSum;
-    reduce.process_set = names.process_set;
-    reduce.engine = names.engine;
-    const Tensor means = (allreduce(sums, reduce) / statistics[0]).to(x.scalar_type());
+    const ReduceOptions names = summing(operation(options, "backward"));
+    const Tensor means = (allreduce(sums, names) / statistics[0]).to(x.scalar_type());
     const Tensor dx = (dy - along_features(means[0], x) - y * along_features(means[1], x)) *
                       along_features(inverse.to(x.scalar_type()), x);
     return {dx, Tensor()};
@@ -173,7 +188,8 @@ Tensor SyncBatchNormImpl::forward(const Tensor& input) {
   }
   const variable_list result = Normalize::apply(input, options);
   const Tensor& statistics = result[1];
-  if (statistics[0][0].item<double>() < 2) {
+  // Two here are two together: a GPU is not waited for.
+  if (input.numel() < 2 * input.size(1) && statistics[0][0].item<double>() < 2) {
     throw_invalid(
         "SyncBatchNorm was given one value per feature by all ranks together; while training it "
         "needs two");

@@ -3,6 +3,10 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
+
+#include "torch_plugin/device.h"
+
 namespace khorus::torch {
 namespace {
 
@@ -35,6 +39,15 @@ at::ScalarType scalar_type_of(DataType dtype) {
   throw Error(Status(StatusCode::kInternal, "an engine result has an unknown dtype"));
 }
 
+// What an operation keeps until it is over, on a GPU until that is done with it. The memory then
+// goes back to the stream it was allocated for, with nothing of the engine's stream left to do on
+// it: what Tensor::record_stream() is for is not needed.
+struct Kept {
+  // Not the tensor: set_data() and friends on the tensor then cannot free the memory.
+  c10::Storage storage;
+  std::optional<c10::Event> ready;
+};
+
 }  // namespace
 
 void throw_invalid(const std::string& message) {
@@ -48,25 +61,33 @@ TensorView view_of(const Tensor& tensor, const std::string& what) {
   if (tensor.layout() != at::kStrided) {
     throw_invalid(what + " is sparse; only dense tensors are carried: call to_dense() first");
   }
-  if (!tensor.is_cpu()) {
+  if (!tensor.is_cpu() && !is_gpu(tensor.device())) {
     throw_invalid(what + " is on " + tensor.device().str() +
-                  "; this front end carries tensors of the CPU in this version, copy it there");
+                  "; tensors of the CPU and of CUDA are carried, copy it to one of them");
   }
   if (!tensor.is_contiguous()) throw_invalid(what + " is not contiguous; call contiguous() first");
   TensorView view;
   view.data = tensor.data_ptr();
   view.dtype = dtype_of(tensor, what);
   view.shape = tensor.sizes().vec();
-  // The storage, not the tensor: set_data() and friends on the tensor then cannot free the memory.
-  view.owner = std::make_shared<c10::Storage>(tensor.storage());
+  view.device = device_of(tensor.device());
+  const auto kept = std::make_shared<Kept>(Kept{tensor.storage(), std::nullopt});
+  if (is_gpu(tensor.device())) {
+    kept->ready = record_now(tensor.device());
+    view.stream = current_stream(tensor.device()).native_handle();
+    view.ready_event = kept->ready->eventId();
+  }
+  view.owner = kept;
   return view;
 }
 
 Tensor tensor_of(const TensorView& view) {
-  const auto options = at::TensorOptions().dtype(scalar_type_of(view.dtype)).device(at::kCPU);
+  const at::Device device = device_of(view.device);
+  const auto options = at::TensorOptions().dtype(scalar_type_of(view.dtype)).device(device);
   if (element_count(view.shape) == 0) return at::empty(view.shape, options);
+  const auto owner = is_gpu(device) ? kept_for_stream(view.owner, device) : view.owner;
   return at::from_blob(
-      view.data, view.shape, [owner = view.owner](void*) {}, options);
+      view.data, view.shape, [owner](void*) {}, options, device);
 }
 
 }  // namespace khorus::torch

@@ -11,12 +11,14 @@
 
 namespace khorus::torch {
 
-// The view of a contiguous tensor; it shares the ownership of the memory. Throws
-// Error(InvalidArgument), naming `what`, for an undefined, sparse or non-contiguous tensor or a
-// dtype that Khorus does not have.
+// The view of a contiguous tensor of the CPU or of a GPU; it shares the ownership of the memory.
+// What is in the current stream of a GPU by now comes before the operation. Throws
+// Error(InvalidArgument), naming `what`, for an undefined, sparse or non-contiguous tensor, a
+// device or a dtype that Khorus does not have.
 TensorView view_of(const Tensor& tensor, const std::string& what);
 
-// A CPU tensor over the engine's memory; it keeps `view.owner` until it is freed.
+// A tensor over the engine's memory, on the device where that is; it keeps `view.owner` until it is
+// freed, on a GPU until the current stream has passed that.
 Tensor tensor_of(const TensorView& view);
 
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;

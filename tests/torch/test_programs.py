@@ -13,6 +13,8 @@ import pytest
 
 from programs import MPI, SOAK, good, run
 
+HAS_GPU = Path("/dev/nvidiactl").exists()
+
 CHECKS = 2 * 11 + 11 + 1  # optimizers fresh and used, options, float32
 
 SIZES = range(2, 9 if SOAK else 5)
@@ -153,6 +155,8 @@ def test_generate_writes_after_the_prompt(text: Path, tmp_path: Path) -> None:
         (["--data", "x", "--clip", "-1"], '--clip takes a number of at least 0, not "-1"'),
         (["--data", "x", "--width", "10", "--heads", "3"], "not a multiple of --heads 3"),
         (["--data", "x", "--size", "huge"], "--size is small, 10m or 124m"),
+        (["--data", "x", "--dtype", "int8"], "--dtype is float32, float64 or bfloat16, not int8"),
+        (["--data", "x", "--device", "tpu"], "--device is cpu or cuda, not tpu"),
         (["--data", "x", "--resume=yes"], "--resume takes no value"),
         ([], "no text to train on"),
     ],
@@ -161,6 +165,26 @@ def test_wrong_flags_are_explained(flags: list[str], message: str) -> None:
     result = run("train_lm", *flags)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_bfloat16_learns_the_same(text: Path, tmp_path: Path) -> None:
+    flags = [*TINY, "--data", text]
+    good(run("train_lm", *flags, "--out", tmp_path / "wide"))
+    good(run("train_lm", *flags, "--dtype", "bfloat16", "--out", tmp_path / "narrow", ranks=1))
+    wide, narrow = metrics(tmp_path / "wide"), metrics(tmp_path / "narrow")
+    differences = []
+    for (step, key, one), (_, _, other) in zip(wide, narrow, strict=True):
+        if key in ("loss", "validation_loss"):
+            assert other == pytest.approx(one, abs=0.1), (step, key)
+            differences.append(abs(other - one))
+    assert max(differences) > 0  # it was narrower
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
+def test_without_a_gpu_that_is_said(text: Path, tmp_path: Path) -> None:
+    result = run("train_lm", *TINY, "--data", text, "--device", "cuda", "--out", tmp_path)
+    assert result.returncode == 1
+    assert re.search(r"--device cuda: (torch finds no GPU|this libtorch was built)", result.stderr)
 
 
 def test_operating_errors_are_explained(text: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from khorus import _core
 from khorus.process_sets import ProcessSet, global_process_set, id_of
 from khorus.reduce_ops import Adasum, Average, Max, Min, Product, ReduceOp, Sum, chosen_op
+from khorus.torch._device import gpu_among
 from khorus.torch._tensors import (
     Handle,
     checked,
@@ -41,7 +42,8 @@ def _start(
         checked(tensor, "grouped_allreduce" if grouped else "allreduce") for tensor in tensors
     ]
     targets = sources if in_place else [torch.empty_like(source) for source in sources]
-    inputs, outputs = [view(t) for t in sources], [view(t) for t in targets]
+    inputs = [view(t) for t in sources]
+    outputs = inputs if in_place else [view(t) for t in targets]
     options = (op, *scales, id_of(process_set))
     if grouped:
         names = member_names(name, tensors)
@@ -49,8 +51,13 @@ def _start(
     else:
         works = [_core.allreduce(name or "", inputs[0], outputs[0], *options)]
     if in_place:
-        return in_place_handle(works, tensors, targets, grouped)
-    return Handle(works, (sources, targets), lambda _: targets if grouped else targets[0])
+        return in_place_handle(works, tensors, targets, inputs, grouped)
+    return Handle(
+        works,
+        (sources, targets, inputs, outputs),
+        lambda _: targets if grouped else targets[0],
+        gpu_among(sources),
+    )
 
 
 def allreduce_async(

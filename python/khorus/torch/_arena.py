@@ -12,14 +12,17 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from khorus import _core
 from khorus.process_sets import ProcessSet, id_of
-from khorus.torch._tensors import _NUMBERS, Handle
+from khorus.torch import _device
+from khorus.torch._device import gpu_among, is_gpu
+from khorus.torch._memory import Memory, allocate, allocated
+from khorus.torch._tensors import _NUMBERS, Handle, view_of_memory
 
 Parameter = torch.Tensor
 
@@ -27,12 +30,17 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _UNFIT = (_NUMBERS[torch.float32], 0, -1, False)
 
 
-def may_be_in_an_arena(p: Parameter) -> bool:
+def arena_device(parameters: Iterable[Parameter]) -> torch.device:
+    """An arena is on one device: a GPU, if some parameter is there."""
+    return gpu_among(parameters) or torch.device("cpu")
+
+
+def may_be_in_an_arena(p: Parameter, device: torch.device) -> bool:
     """A gradient that is sparse now stays out; one that nobody made now may come later."""
     return (
         type(p) in (torch.Tensor, torch.nn.Parameter)
         and p.requires_grad
-        and p.device.type == "cpu"
+        and p.device == device
         and p.layout == torch.strided
         and p.dtype in _FLOATS
         and p.numel() > 0
@@ -41,25 +49,25 @@ def may_be_in_an_arena(p: Parameter) -> bool:
     )
 
 
-def _nothing() -> None:
+def _nothing() -> object:
     return None
 
 
 class _Place:
     """Where the gradient of one parameter lies in its bucket.
 
-    A tensor that is given away lies on a memoryview of its own. While that lives, somebody has the
-    tensor, or a view of it.
+    A tensor that is given away lies on a part of the memory of its own. While that lives, somebody
+    has the tensor, or a view of it.
     """
 
     def __init__(self, p: Parameter, offset_bytes: int) -> None:
         self.shape, self.dtype = p.shape, p.dtype
         self.offset = offset_bytes
         self.bytes = p.numel() * p.element_size()
-        self.given: Callable[[], memoryview | None] = _nothing
+        self.given: Callable[[], object] = _nothing
         self.prepared: torch.Tensor | None = None
 
-    def prepare(self, memory: _core.Memory) -> None:
+    def prepare(self, memory: Memory) -> None:
         """What tensor() will give, made before there is a gradient: small objects behind a gradient
         that is freed in the hook would leave a hole in the heap that glibc does not fill."""
         if self.given() is None:
@@ -69,7 +77,7 @@ class _Place:
         self.prepared = None
         self.given = _nothing
 
-    def home(self, memory: _core.Memory) -> torch.Tensor:
+    def home(self, memory: Memory) -> torch.Tensor:
         """REQUIRES: nobody has it."""
         prepared, self.prepared = self.prepared, None
         return self.tensor(memory, give=True) if prepared is None else prepared
@@ -78,13 +86,13 @@ class _Place:
     def is_taken(self) -> bool:
         return self.prepared is None and self.given() is not None
 
-    def tensor(self, memory: _core.Memory, give: bool) -> torch.Tensor:
-        part = memoryview(memory)[self.offset : self.offset + self.bytes]
+    def tensor(self, memory: Memory, give: bool) -> torch.Tensor:
+        part, tensor = memory.part(self.offset, self.bytes, self.dtype, self.shape)
         if give:
             self.given = weakref.ref(part)
-        return torch.frombuffer(part, dtype=self.dtype).view(self.shape)
+        return tensor
 
-    def has(self, gradient: torch.Tensor, memory: _core.Memory) -> bool:
+    def has(self, gradient: torch.Tensor, memory: Memory) -> bool:
         return (
             gradient.layout == torch.strided
             and gradient.data_ptr() == memory.address + self.offset
@@ -99,7 +107,7 @@ class Bucket:
         self,
         members: Sequence[tuple[str, Parameter]],
         plan: _core.Bucket,
-        arena: _core.Memory,
+        arena: Memory,
         process_set: int,
     ) -> None:
         self.name = f"{members[0][0]} .. {members[-1][0]} ({len(members)} gradients)"
@@ -116,6 +124,7 @@ class Bucket:
         self.end = offset
         self.missing = set(self.places)
         self.copied_back: list[Parameter] = []
+        self.streams: list[Any] = []  # of a GPU: in which gradients were computed
         self.submitted = False
 
     def settle(self) -> None:
@@ -143,6 +152,8 @@ class Bucket:
                 f"{list(gradient.shape)}; give parameters that change a DistributedOptimizer with "
                 "gradient_arena=False"
             )
+        if self.memory.device is not None:
+            self.streams.append(_device.gpu.current_stream(self.memory.device))
         with torch.no_grad():
             if not place.has(gradient, self.memory):
                 self.free(place)
@@ -159,7 +170,7 @@ class Bucket:
         if not place.is_taken:
             return
         size = self.end - self.start
-        memory = _allocated(size, self.process_set)
+        memory = allocated(size, self.process_set, next(iter(self.places)).device)
         old, shift, self.memory = self.memory, self.start, memory
         self.start, self.end = 0, size
         for p, moved in self.places.items():
@@ -186,10 +197,17 @@ class Bucket:
             for p in self.missing:  # frozen: its gradient, if it has one, is left alone
                 self.free(self.places[p])
                 self.places[p].tensor(self.memory, give=False).zero_()
-        whole = (self.memory.address + self.start, self.plan.dtype, (self.plan.elements,))
+        device = self.memory.device
+        if device is not None:
+            here = _device.gpu.current_stream(device)
+            for stream in self.streams:
+                if stream != here:
+                    here.wait_event(_device.gpu.record(stream))
+        address = self.memory.address + self.start
+        whole = view_of_memory(address, self.plan.dtype, (self.plan.elements,), device)
         work = _core.allreduce(self.name, whole, whole, op, prescale, postscale, self.process_set)
         self.submitted = True
-        return Handle([work], self.memory, self.finish)
+        return Handle([work], (self.memory, whole), self.finish, device)
 
     def finish(self, _: Any) -> None:
         with torch.no_grad():
@@ -204,17 +222,8 @@ class Bucket:
     def reset(self) -> None:
         self.missing = set(self.places)
         self.copied_back.clear()
+        self.streams.clear()
         self.submitted = False
-
-
-def _allocated(size: int, process_set: int) -> _core.Memory:
-    memory = _core.allocate(size, process_set)
-    if memory is None:
-        raise MemoryError(
-            f"no memory for gradients of {size} bytes; the other ranks have theirs: give this rank "
-            "more"
-        )
-    return memory
 
 
 # By name: the next one of the same name, of another optimizer, comes after it.
@@ -239,28 +248,42 @@ class Arena:
         self.names: list[tuple[str, Parameter]] = []
         self.arrivals_us: dict[Parameter, int] = {}
         self.first_ns = 0
-        self.first: _core.Memory | None = None
+        self.events: dict[Parameter, Any] = {}  # the arrivals of a step on a GPU, in their order
+        self.first: Memory | None = None
         self.first_places: dict[Parameter, _Place] = {}
 
     def note_arrival(self, p: Parameter) -> None:
         if self.is_learnt:
+            return
+        if is_gpu(p.device):  # the host is far ahead of it
+            self.events[p] = _device.gpu.record(_device.gpu.current_stream(p.device), timing=True)
             return
         now = time.monotonic_ns()
         if not self.arrivals_us:
             self.first_ns = now
         self.arrivals_us[p] = (now - self.first_ns) // 1000
 
+    def measure_arrivals(self) -> None:
+        """Waits for the GPU, in a step that is learnt from."""
+        first = next(iter(self.events.values()), None)
+        for p, event in self.events.items():
+            event.synchronize()
+            self.arrivals_us[p] = max(int(1000 * first.elapsed_time(event)), 0)
+        self.events.clear()
+
     def lay_out_first_step(self, every: Sequence[Parameter], process_set: int) -> None:
         """Before anything is learnt gradients lie in the order in which backward() is likely to
         make them, and go one by one. In memory of their own they would leave holes in the heap when
         they move."""
+        device = arena_device(every)
         offset = 0
         for p in reversed(every):
-            if may_be_in_an_arena(p):
+            if may_be_in_an_arena(p, device):
                 self.first_places[p] = _Place(p, offset)
                 offset += -(-self.first_places[p].bytes // 64) * 64
         if offset > 0:
-            self.first = _allocated(offset, process_set)
+            self.first = allocate(offset, process_set, device)
+        if self.first is not None:
             for place in self.first_places.values():
                 place.prepare(self.first)
 
@@ -283,9 +306,11 @@ class Arena:
     def learn(self, named: list[tuple[str, Parameter]], process_set: int) -> None:
         """At the end of a step. Returns at once. A rank that wants no arena takes part, too:
         nothing of it fits, so no rank has one."""
+        self.measure_arrivals()
+        device = arena_device(p for _, p in named)
         profiles = [
             (_NUMBERS[p.dtype], p.numel(), self.arrivals_us.get(p, -1), True)
-            if self.wanted and may_be_in_an_arena(p)
+            if self.wanted and may_be_in_an_arena(p, device)
             else _UNFIT
             for _, p in named
         ]
@@ -323,8 +348,9 @@ class Arena:
         # What somebody still has stays there, and so does the memory.
         is_free = not any(place.is_taken for place in self.first_places.values())
         arena = self.first if is_free else None
-        if arena is None or len(memoryview(arena)) < plan.bytes:
-            arena = _allocated(plan.bytes, process_set)
+        if arena is None or arena.bytes < plan.bytes:
+            device = arena_device(p for _, p in self.names)
+            arena = allocated(plan.bytes, process_set, device)
         for planned in plan.buckets:
             members = [self.names[i] for i in planned.gradients]
             bucket = Bucket(members, planned, arena, process_set)

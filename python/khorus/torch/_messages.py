@@ -11,6 +11,7 @@ from khorus import _core
 from khorus.process_sets import ProcessSet, global_process_set, id_of
 from khorus.reduce_ops import Sum
 from khorus.torch._allreduce import allreduce_async
+from khorus.torch._device import gpu_among
 from khorus.torch._tensors import Handle, checked, in_place_handle, synchronize, tidy, view
 
 Tensor = torch.Tensor
@@ -27,8 +28,9 @@ def broadcast_async(
     tidy()
     source = checked(tensor, "broadcast")
     output = torch.empty_like(source)
-    work = _core.broadcast(name or "", view(source), view(output), root_rank, id_of(process_set))
-    return Handle([work], (source, output), lambda _: output)
+    given, taken = view(source), view(output)
+    work = _core.broadcast(name or "", given, taken, root_rank, id_of(process_set))
+    return Handle([work], (source, output, given, taken), lambda _: output, gpu_among([source]))
 
 
 def broadcast_async_(
@@ -40,8 +42,9 @@ def broadcast_async_(
     """The same in place."""
     tidy()
     target = checked(tensor, "broadcast")
-    work = _core.broadcast(name or "", view(target), view(target), root_rank, id_of(process_set))
-    return in_place_handle([work], [tensor], [target])
+    given = view(target)
+    work = _core.broadcast(name or "", given, given, root_rank, id_of(process_set))
+    return in_place_handle([work], [tensor], [target], [given])
 
 
 class _Broadcast(torch.autograd.Function):
@@ -86,8 +89,9 @@ def send_async(
     """Sends to a rank of the job; the k-th send meets the k-th recv of the same tag."""
     tidy()
     source = checked(tensor, "send")
-    work = _core.send(view(source), peer, tag, id_of(process_set))
-    return Handle([work], source, lambda _: None)
+    given = view(source)
+    work = _core.send(given, peer, tag, id_of(process_set))
+    return Handle([work], (source, given), lambda _: None, gpu_among([source]))
 
 
 def recv_async(
@@ -96,8 +100,9 @@ def recv_async(
     """Receives into `tensor`, which has the sender's shape and dtype."""
     tidy()
     target = checked(tensor, "recv")
-    work = _core.recv(view(target), peer, tag, id_of(process_set))
-    return in_place_handle([work], [tensor], [target])
+    given = view(target)
+    work = _core.recv(given, peer, tag, id_of(process_set))
+    return in_place_handle([work], [tensor], [target], [given])
 
 
 def send(

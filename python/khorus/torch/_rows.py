@@ -11,6 +11,7 @@ from khorus import _core
 from khorus.process_sets import ProcessSet, global_process_set, id_of
 from khorus.reduce_ops import Average, ReduceOp, Sum
 from khorus.torch._allreduce import allreduce_async
+from khorus.torch._device import gpu_among
 from khorus.torch._tensors import Handle, checked, member_names, result_of, synchronize, tidy, view
 from khorus.torch.compression import Compression, Compressor, compressing
 
@@ -29,8 +30,9 @@ def allgather_async(
     """Concatenation over the ranks along the first dimension, which may differ by rank."""
     tidy()
     source = _flat(checked(tensor, "allgather"))
-    work = _core.allgather(name or "", view(source), id_of(process_set))
-    return Handle([work], source, lambda works: result_of(works[0]))
+    given = view(source)
+    work = _core.allgather(name or "", given, id_of(process_set))
+    return Handle([work], (source, given), lambda works: result_of(works[0]), gpu_among([source]))
 
 
 def grouped_allgather_async(
@@ -38,10 +40,16 @@ def grouped_allgather_async(
 ) -> Handle:
     tidy()
     sources = [_flat(checked(tensor, "grouped_allgather")) for tensor in tensors]
+    given = [view(t) for t in sources]
     works = _core.grouped_allgather(
-        name or "", member_names(name, tensors), [view(t) for t in sources], id_of(process_set)
+        name or "", member_names(name, tensors), given, id_of(process_set)
     )
-    return Handle(works, sources, lambda done: [result_of(work) for work in done])
+    return Handle(
+        works,
+        (sources, given),
+        lambda done: [result_of(work) for work in done],
+        gpu_among(sources),
+    )
 
 
 class _Allgather(torch.autograd.Function):
@@ -98,7 +106,8 @@ def alltoall_async(
     tidy()
     source = checked(tensor, "alltoall")
     rows = [] if splits is None else [int(n) for n in splits]
-    work = _core.alltoall(name or "", view(source), rows, id_of(process_set))
+    given = view(source)
+    work = _core.alltoall(name or "", given, rows, id_of(process_set))
 
     def finish(works: list[_core.Work]) -> Any:
         received = result_of(works[0])
@@ -106,7 +115,7 @@ def alltoall_async(
             return received
         return received, torch.tensor(works[0].first_extents(), dtype=torch.int32)
 
-    return Handle([work], source, finish)
+    return Handle([work], (source, given), finish, gpu_among([source]))
 
 
 class _Alltoall(torch.autograd.Function):
@@ -149,10 +158,11 @@ def reducescatter_async(
     """This rank's rows of the reduction; the first ranks get one row more if they are uneven."""
     tidy()
     source = checked(tensor, "reducescatter")
+    given = view(source)
     work = _core.reducescatter(
-        name or "", view(source), op, prescale_factor, postscale_factor, id_of(process_set)
+        name or "", given, op, prescale_factor, postscale_factor, id_of(process_set)
     )
-    return Handle([work], source, lambda works: result_of(works[0]))
+    return Handle([work], (source, given), lambda works: result_of(works[0]), gpu_among([source]))
 
 
 def grouped_reducescatter_async(
@@ -165,16 +175,22 @@ def grouped_reducescatter_async(
 ) -> Handle:
     tidy()
     sources = [checked(tensor, "grouped_reducescatter") for tensor in tensors]
+    given = [view(t) for t in sources]
     works = _core.grouped_reducescatter(
         name or "",
         member_names(name, tensors),
-        [view(t) for t in sources],
+        given,
         op,
         prescale_factor,
         postscale_factor,
         id_of(process_set),
     )
-    return Handle(works, sources, lambda done: [result_of(work) for work in done])
+    return Handle(
+        works,
+        (sources, given),
+        lambda done: [result_of(work) for work in done],
+        gpu_among(sources),
+    )
 
 
 class _Reducescatter(torch.autograd.Function):

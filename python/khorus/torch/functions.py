@@ -13,6 +13,7 @@ from khorus._signed import opened, signed
 from khorus.basics import rank
 from khorus.exceptions import HorovodInternalError
 from khorus.process_sets import ProcessSet, global_process_set, id_of
+from khorus.torch._device import gpu_among, is_gpu
 from khorus.torch.mpi_ops import allgather, broadcast_, broadcast_async_, synchronize
 
 __all__ = [
@@ -85,12 +86,17 @@ def broadcast_optimizer_state(
         raise TypeError(f"broadcast_optimizer_state: expected an optimizer, got {optimizer!r}")
     tensors: list[torch.Tensor] = []
     skeleton = _without_tensors(optimizer.state_dict(), tensors)
-    shapes = [(t.shape, t.dtype) for t in tensors]
+    shapes = [(t.shape, t.dtype, is_gpu(t.device)) for t in tensors]
     skeleton, shapes = broadcast_object(
         (skeleton, shapes), root_rank, "optimizer_state", process_set
     )
     if rank() != root_rank:
-        tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
+        every = (p for group in optimizer.param_groups for p in group["params"])
+        own = gpu_among(every) or torch.device("cpu")
+        tensors = [
+            torch.empty(shape, dtype=dtype, device=own if on_gpu else "cpu")
+            for shape, dtype, on_gpu in shapes
+        ]
     handles = [
         broadcast_async_(tensor, root_rank, f"optimizer_state.{i}", process_set)
         for i, tensor in enumerate(tensors)

@@ -40,7 +40,7 @@ class _Normalize(torch.autograd.Function):
         shape = [1, channels] + [1] * (x.dim() - 2)
         wide = x.to(torch.float64)
         # Count, sums and sums of squares in one message.
-        sums = torch.empty(2 * channels + 1, dtype=torch.float64)
+        sums = torch.empty(2 * channels + 1, dtype=torch.float64, device=x.device)
         sums[0] = x.numel() / max(channels, 1)
         sums[1 : channels + 1] = wide.sum(dims)
         sums[channels + 1 :] = (wide * wide).sum(dims)

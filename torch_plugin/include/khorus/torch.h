@@ -10,6 +10,8 @@
 //       model->named_parameters());
 //   optimizer.zero_grad();  loss.backward();  optimizer.step();
 //
+// Tensors are of the CPU or of this rank's GPU, as each call likes; docs/gpus.md says what differs.
+//
 // Errors are khorus::Error; a wrong argument throws before anything is sent. Functions may be
 // called from any thread; one Handle or one DistributedOptimizer is used by one thread at a time,
 // except that backward() may run its hooks on any thread. Inside this namespace `torch` is
@@ -62,20 +64,26 @@ struct ReduceOptions {
 class Handle {
  public:
   Handle() = default;
-  // `finish` makes the result of the works, and runs once, in the first wait().
-  Handle(std::vector<WorkPtr> works, std::function<Tensor()> finish);
+  // `finish` makes the result of the works, and runs once, in the first wait(). `device`: of the
+  // tensors.
+  Handle(std::vector<WorkPtr> works, std::function<Tensor()> finish, at::Device device = at::kCPU);
 
   bool valid() const noexcept { return !works_.empty(); }
-  // True once wait() would not block. REQUIRES: valid().
+  // True once the operation is over, on a GPU: complete there. REQUIRES: valid().
   bool poll() const noexcept;
   // Blocks; returns the result, or throws Error. May be called again. REQUIRES: valid().
+  // Of tensors on a GPU it blocks until the operation is there; what the calling thread puts into
+  // its current stream from now on begins after it. What fails later fails in the next operation.
   Tensor wait();
+  // As wait(), for the works alone: nothing is written back yet.
+  Status settle() const;
   // One, or two for a sparse tensor.
   const std::vector<WorkPtr>& works() const noexcept { return works_; }
 
  private:
   std::vector<WorkPtr> works_;
   std::function<Tensor()> finish_;
+  at::Device device_ = at::kCPU;
   Tensor result_;
 };
 
@@ -187,8 +195,9 @@ struct DistributedOptimizerOptions {
   // backward() makes them, and are reduced there in buckets that the first step has shown to suit:
   // nothing is packed, and nothing is copied once more between processes of one host. What a kept
   // reference to an earlier step's gradient holds stays as it was. Not with `compression`, groups
-  // or kAdasum, nor for gradients that are not contiguous on the CPU: those go one by one. The bits
-  // are the same. If it is off on some rank, no rank has one.
+  // or kAdasum, nor for gradients that are not contiguous: those go one by one. Where parameters
+  // are on a GPU so is this memory, and gradients of the CPU go one by one. On the CPU the bits are
+  // the same. If it is off on some rank, no rank has one.
   bool gradient_arena = true;
   ProcessSetId process_set = kGlobalProcessSet;
   // Prefix of the tensor names. Two optimizers with equal parameter names whose gradients are under
@@ -231,8 +240,9 @@ class DistributedOptimizer : public ::torch::optim::Optimizer {
   DistributedOptimizer(const DistributedOptimizer&) = delete;
   DistributedOptimizer& operator=(const DistributedOptimizer&) = delete;
 
-  // Waits until every gradient is reduced. Then gradients may be read and changed (clipped); the
-  // next step() does not reduce them again. Throws the first error after all works are over.
+  // Waits until every gradient is reduced; for those on a GPU the current stream waits, not the
+  // host (see Handle::wait). Then gradients may be read and changed (clipped); the next step() does
+  // not reduce them again. Throws the first error after all works are over.
   void synchronize();
 
   // Waits as synchronize() does unless that was done, then steps the wrapped optimizer.

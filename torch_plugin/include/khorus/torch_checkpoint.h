@@ -46,7 +46,8 @@ Safetensors load_safetensors(const std::string& path);
 void load_model(::torch::nn::Module& model, const Safetensors& content,
                 const std::string& prefix = "model.");
 
-// A training run at the end of a step. References: the caller keeps them alive.
+// A training run at the end of a step, on the CPU or a GPU; what was saved on one is loaded on the
+// other. References: the caller keeps them alive.
 struct TrainingState {
   ::torch::nn::Module& model;
   ::torch::optim::Optimizer& optimizer;  // any of torch::optim, or a DistributedOptimizer
