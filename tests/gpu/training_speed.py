@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ class Transformer(nn.Module):
         places = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.tokens(tokens) + self.places(places)
         x = self.norm(self.blocks(x, mask=self.mask, is_causal=True))
-        return x @ self.tokens.weight.t()
+        return torch.matmul(x, self.tokens.weight.t())
 
 
 def main(mode: str) -> None:
@@ -52,7 +53,7 @@ def main(mode: str) -> None:
     size = int(os.environ["WORLD_SIZE"])
     torch.cuda.set_device(local_rank)
     torch.manual_seed(1)
-    model: nn.Module = Transformer().cuda()
+    model: Any = Transformer().cuda()
     count = sum(p.numel() for p in model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     if mode == "khorus":
@@ -73,7 +74,9 @@ def main(mode: str) -> None:
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16):
             logits = model(tokens[:, :-1])
-        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+        loss: Any = nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), tokens[:, 1:].flatten()
+        )
         loss.backward()
         optimizer.step()
         torch.cuda.synchronize()  # for the clock

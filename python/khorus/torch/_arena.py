@@ -265,7 +265,7 @@ class Arena:
 
     def measure_arrivals(self) -> None:
         """Waits for the GPU, in a step that is learnt from."""
-        first = next(iter(self.events.values()), None)
+        first: Any = next(iter(self.events.values()), None)
         for p, event in self.events.items():
             event.synchronize()
             self.arrivals_us[p] = max(int(1000 * first.elapsed_time(event)), 0)
