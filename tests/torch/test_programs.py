@@ -168,14 +168,14 @@ def test_wrong_flags_are_explained(flags: list[str], message: str) -> None:
 
 
 def test_bfloat16_learns_the_same(text: Path, tmp_path: Path) -> None:
-    flags = [*TINY, "--data", text]
+    flags = [*TINY, "--data", text, "--learning-rate", 0.002]  # high ones are chaotic
     good(run("train_lm", *flags, "--out", tmp_path / "wide"))
-    good(run("train_lm", *flags, "--dtype", "bfloat16", "--out", tmp_path / "narrow", ranks=1))
+    good(run("train_lm", *flags, "--dtype", "bfloat16", "--out", tmp_path / "narrow"))
     wide, narrow = metrics(tmp_path / "wide"), metrics(tmp_path / "narrow")
     differences = []
     for (step, key, one), (_, _, other) in zip(wide, narrow, strict=True):
         if key in ("loss", "validation_loss"):
-            assert other == pytest.approx(one, abs=0.1), (step, key)
+            assert other == pytest.approx(one, abs=0.02), (step, key)
             differences.append(abs(other - one))
     assert max(differences) > 0  # it was narrower
 
