@@ -4,9 +4,9 @@
 //   train_lm --data ~/src --out out/train_lm                    train on one process
 //   khorusrun -np 2 train_lm --data ~/src --out out/train_lm    train on two
 //   khorusrun -np 2 train_lm --data ~/src --out out/train_lm --resume        go on after a stop
-//   khorusrun -np 8 train_lm --device cuda --dtype bfloat16 --size 124m --data ~/src    on eight
-//   GPUs train_lm --generate "def main" --checkpoint out/train_lm    write text with what was
-//   learned train_lm --help                                             every flag
+//   khorusrun -np 8 train_lm --data ~/src --device cuda --dtype bfloat16        on eight GPUs
+//   train_lm --generate "def main" --checkpoint out/train_lm    write text with what was learned
+//   train_lm --help                                             every flag
 //
 // What Khorus adds to a single-process trainer is marked [khorus]: init, broadcast, the optimizer,
 // checkpoints.
@@ -243,15 +243,14 @@ torch::Device open_device(const Config& c) {
   if (c.device == "cpu") return torch::kCPU;
   if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     throw std::runtime_error(
-        "--device cuda: this libtorch was built without CUDA; install one "
-        "with it, or use --device cpu (" +
+        "--device cuda: this libtorch was built without CUDA; install one with it, or use "
+        "--device cpu (" +
         std::string(dlerror()) + ")");
   }
   const int gpus = torch::cuda::device_count();
   if (gpus == 0) {
     throw std::runtime_error(
-        "--device cuda: torch finds no GPU here, or no driver for it; use "
-        "--device cpu");
+        "--device cuda: torch finds no GPU here, or no driver for it; use --device cpu");
   }
   const int number = khorus::is_initialized() ? khorus::local_rank() : 0;  // [khorus]
   if (number >= gpus) {

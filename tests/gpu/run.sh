@@ -67,7 +67,8 @@ check engine_processes env KHORUSRUN="$bin/khorusrun" KHORUS_TEST_PROGRAM="$bin/
   "$python" -B -m unittest discover -v -s tests/gpu -p test_engine.py
 
 # ---- torch
-if [ -x "$bin/train_lm" ] || cmake --build "$build" -j"$(nproc)" --target train_lm khorus_python; then
+if [ -d "$build/torch_plugin" ]; then
+  cmake --build "$build" -j"$(nproc)" --target train_lm khorus_python || exit 1
   gpus=$(nvidia-smi -L | grep -c '^GPU ')
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
