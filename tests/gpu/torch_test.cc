@@ -223,7 +223,7 @@ Trained train(Engine& engine, at::Device gpu, bool mixed,
     barrier(on_engine(engine, "step"));
     if (step == 3) before = host_waits();
     barrier(on_engine(engine, "begin"));  // the count is of all ranks
-    optimizer.zero_grad();
+    optimizer.zero_grad(/*set_to_none=*/step % 2 == 0);
     net.loss(step, 4 * engine.rank()).backward();
     optimizer.step();
   }
