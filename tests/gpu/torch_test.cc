@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <utility>
@@ -270,8 +271,8 @@ TEST_P(TorchGpu, TrainsInGroupsCompressedAndWithoutAnArena) {
   });
 }
 
-// From the second step on gradients are one tensor, reduced where it lies; and while the device is
-// held up before it, synchronize() returns.
+// From the second step on gradients lie in one memory on the device; and while that is held up
+// before their reduction, synchronize() returns.
 TEST_P(TorchGpu, SynchronizeIsForTheStreamAndBucketsAreOnTheDevice) {
   on_gpus(GetParam(), [](Engine& engine, at::Device gpu) {
     const Tensor a = rows(engine.rank(), 2).to(gpu).requires_grad_(true);
@@ -284,13 +285,12 @@ TEST_P(TorchGpu, SynchronizeIsForTheStreamAndBucketsAreOnTheDevice) {
       backward();
       optimizer.step();
     }
-    barrier(on_engine(engine, "learnt"));
-    const uint64_t tensors = engine.stats().responses_executed;
     optimizer.zero_grad();
     backward();
     optimizer.synchronize();
-    barrier(on_engine(engine, "bucket"));
-    EXPECT_LE(engine.stats().responses_executed - tensors, 1U);
+    if (engine.size() > 1) {  // they lie in one memory, and torch's own begins on pages
+      EXPECT_LT(std::abs(a.grad().data_ptr<float>() - b.grad().data_ptr<float>()), 64);
+    }
 
     // The same gradients again; they travel when they are missed.
     optimizer.step();
