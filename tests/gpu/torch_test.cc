@@ -24,10 +24,17 @@ namespace {
 using gpu_double::host_waits;
 using ::testing::HasSubstr;
 
+// Before the first backward(), also on the CPU, which counts the devices there are.
+class WithTheDevice : public ::testing::Environment {
+  void SetUp() override {
+    gpu_double::register_torch_device();
+    count_as_gpu(at::kPrivateUse1);
+  }
+};
+const auto* const kEnvironment = ::testing::AddGlobalTestEnvironment(new WithTheDevice);
+
 // The body of a rank, with its device.
 void on_gpus(int size, const std::function<void(Engine&, at::Device)>& body) {
-  gpu_double::register_torch_device();
-  count_as_gpu(at::kPrivateUse1);
   WorldOptions options;
   options.size = size;
   run_world(options, [&](Engine& engine) {
