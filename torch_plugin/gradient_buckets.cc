@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ranges>
 
 #include "khorus/gradient_plan.h"
 #include "torch_plugin/device.h"
@@ -29,6 +30,12 @@ Tensor part_of(const std::shared_ptr<void>& arena, size_t offset_bytes, at::IntA
   const auto options = at::TensorOptions().dtype(like.scalar_type()).device(like.device());
   return at::from_blob(
       at, shape, [arena](void*) {}, options, like.device());
+}
+
+// Whether a gradient can move there and stay what it is.
+bool may_move(const Tensor& gradient, const Tensor& home) {
+  return gradient.defined() && gradient.layout() == at::kStrided && !gradient.requires_grad() &&
+         gradient.sizes() == home.sizes() && gradient.scalar_type() == home.scalar_type();
 }
 
 // Of a place: nobody has the tensor or a view of it.
@@ -131,10 +138,10 @@ void GradientReducer::lay_out_first_step() {
   constexpr size_t kAlignment = 64;
   const at::Device device = arena_device();
   size_t bytes = 0;
-  for (Slot& slot : slots_) {
+  for (Slot& slot : slots_ | std::views::reverse) {
     if (!may_be_in_an_arena(slot.parameter, device)) continue;
+    slot.offset_bytes = bytes;
     bytes += (slot.parameter.nbytes() + kAlignment - 1) / kAlignment * kAlignment;
-    slot.offset_bytes = bytes;  // from the end
   }
   if (bytes == 0) return;
   arena_ = allocate_arena(bytes);
@@ -142,7 +149,6 @@ void GradientReducer::lay_out_first_step() {
   arena_bytes_ = bytes;
   for (Slot& slot : slots_) {
     if (!may_be_in_an_arena(slot.parameter, device)) continue;
-    slot.offset_bytes = bytes - slot.offset_bytes;
     slot.home = part_of(arena_, slot.offset_bytes, slot.parameter.sizes(), slot.parameter);
   }
 }
@@ -154,11 +160,7 @@ bool GradientReducer::move_in_early(Slot& slot) {
   Tensor& gradient = slot.parameter.mutable_grad();
   if (!slot.home.defined()) return false;
   if (gradient.is_same(slot.home)) return true;  // kept, and accumulated there
-  if (gradient.layout() != at::kStrided || gradient.requires_grad() ||
-      gradient.sizes() != slot.home.sizes() || gradient.scalar_type() != slot.home.scalar_type() ||
-      !is_free(slot.home)) {
-    return false;
-  }
+  if (!may_move(gradient, slot.home) || !is_free(slot.home)) return false;
   slot.home.copy_(gradient);
   gradient = slot.home;
   return true;
@@ -177,7 +179,7 @@ void GradientReducer::leave_first_step() {
 void GradientReducer::make_buckets(const GradientPlan& plan) {
   if (arena_bytes_ < plan.bytes) {
     arena_ = allocate_arena(plan.bytes);
-    arena_bytes_ = plan.bytes;
+    arena_bytes_ = arena_ == nullptr ? 0 : plan.bytes;
   }
   if (arena_ == nullptr) {
     throw Error(Status(StatusCode::kUnavailable,
@@ -208,10 +210,7 @@ void GradientReducer::make_buckets(const GradientPlan& plan) {
 void GradientReducer::settle(Slot& slot) {
   const at::NoGradGuard no_grad;
   Tensor& gradient = slot.parameter.mutable_grad();
-  if (!gradient.defined() || gradient.layout() != at::kStrided || gradient.requires_grad() ||
-      gradient.sizes() != slot.home.sizes() || gradient.scalar_type() != slot.home.scalar_type()) {
-    return;
-  }
+  if (!may_move(gradient, slot.home)) return;
   slot.home.copy_(gradient);
   gradient.set_data(slot.home);
   slot.home = gradient;

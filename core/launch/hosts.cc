@@ -70,8 +70,7 @@ bool is_this_machine(const std::string& name) {
       net::resolve((v6 ? "[" + name + "]" : name) + ":1");
   if (!addresses.ok()) return false;  // ssh may know it by another name
   return std::ranges::any_of(*addresses, [](const net::Address& address) {
-    const std::string host = address.host();
-    return host.starts_with("127.") || host == "::1" || net::interface_address(host).ok();
+    return address.is_loopback() || net::interface_address(address.host()).ok();
   });
 }
 

@@ -63,6 +63,11 @@ std::string Address::host() const {
   return host;
 }
 
+bool Address::is_loopback() const {
+  const std::string text = host();
+  return text.starts_with("127.") || text == "::1";
+}
+
 std::string Address::to_string() const {
   return (family() == AF_INET6 ? "[" + host() + "]" : host()) + ":" + std::to_string(port());
 }

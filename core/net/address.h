@@ -26,6 +26,8 @@ struct Address {
   std::string to_string() const;
   // "127.0.0.1", "::1"
   std::string host() const;
+  // 127.0.0.0/8 or ::1: what no other host reaches.
+  bool is_loopback() const;
 };
 
 // "host:port", "[::1]:port": every address the name stands for, at least one.

@@ -119,10 +119,9 @@ Result<net::Address> address_to_serve(const Config& config, std::chrono::millise
     return named;
   }
   const std::string host = address->host();
-  const bool loopback = host.starts_with("127.") || host == "::1";
   const bool meant = config.store.starts_with("localhost:") ||
                      config.store.substr(0, host.size() + 1).find(host) != std::string::npos;
-  if (meant || !loopback) return address;
+  if (meant || !address->is_loopback()) return address;
   return Status(StatusCode::kInvalidArgument,
                 "on rank 0's host its own name is " + host +
                     ", where no other host comes; set KHORUS_NETWORK_INTERFACE to the interface "

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import wire
+from jobs import AttackTest, Job
 
 UP, DOWN = 0, 1  # from the one that connects; to it
 
@@ -88,3 +89,16 @@ class Relay:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue  # it is over already
+
+
+class RelayTest(AttackTest):
+    def attack(self, job: Job, relay: Relay, direction: int, attack: Attack, words: str) -> None:
+        """What one rank sends the other is changed: the other notices, and both end."""
+        job.step()
+        relay.attack(direction, attack)
+        job.start_step()
+        said = job.failures(2)
+        receiver = 0 if direction == UP else 1
+        self.assertRegex(said[receiver], f"rank {1 - receiver} .*({words})")
+        self.assertIn("lost", said[1 - receiver])
+        self.assertNotEqual(job.end().code, 0)

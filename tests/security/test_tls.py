@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import wire
-from jobs import AttackTest, Job
-from relay import DOWN, UP, Attack, Relay
+from jobs import Job
+from relay import DOWN, UP, Attack, Relay, RelayTest
 
 NAME = b"x100000"  # of a tensor of the victim
 ALTERED: dict[str, Attack] = {
@@ -22,7 +22,7 @@ ALTERED: dict[str, Attack] = {
 }
 
 
-class Tls(AttackTest):
+class Tls(RelayTest):
     @contextmanager
     def relayed(self, *, tls: bool = True) -> Iterator[tuple[Job, Relay]]:
         """A job of two ranks, whose connection leads through the relay."""
@@ -55,14 +55,7 @@ class Tls(AttackTest):
         for number, (name, attack) in enumerate(ALTERED.items()):
             direction = (UP, DOWN)[number % 2]
             with self.subTest(name), self.relayed() as (job, relay):
-                job.step()
-                relay.attack(direction, attack)
-                job.start_step()
-                said = job.failures(2)
-                receiver = 0 if direction == UP else 1
-                self.assertRegex(said[receiver], f"rank {1 - receiver} .*broke its TLS connection")
-                self.assertIn("lost", said[1 - receiver])
-                self.assertNotEqual(job.end().code, 0)
+                self.attack(job, relay, direction, attack, "broke its TLS connection")
 
     def test_strangers_get_no_further_than_without_it(self) -> None:
         with self.job(3, held=[2], KHORUS_TLS="1") as job:

@@ -215,7 +215,7 @@ TEST(Handshake, EveryChangedByteIsRefused) {
 TEST(Handshake, WhatIsNotKhorusGetsNoAnswer) {
   Pair pair;
   HelloBytes garbage{};
-  std::ranges::copy(testing::bytes_of("GET / HTTP/1.1\r\nHost: khorus\r\n"), garbage.begin());
+  std::ranges::copy(bytes_of("GET / HTTP/1.1\r\nHost: khorus\r\n"), garbage.begin());
   const auto answer = pair.responder.receive_hello(garbage);
   EXPECT_FALSE(answer.status.ok());
   EXPECT_FALSE(answer.has_bytes);
@@ -225,7 +225,7 @@ TEST(Handshake, WithoutTheKeyNothingOfTheJobIsTold) {
   Pair pair(test_key(2), rank_identity(3), test_key(1), rank_identity(1));
   const auto answer = pair.responder.receive_hello(*pair.initiator.hello());
   ASSERT_TRUE(answer.has_bytes);
-  EXPECT_EQ(testing::text_of(answer.bytes).find("job-a"), std::string::npos);
+  EXPECT_EQ(text_of(answer.bytes).find("job-a"), std::string::npos);
 }
 
 TEST(Handshake, NeedsAKeyAndAJobIdThatFits) {

@@ -19,12 +19,10 @@
 namespace khorus::net {
 namespace {
 
-using testing::bytes_of;
 using testing::Clock;
 using testing::collect;
 using testing::seconds;
 using testing::test_key;
-using testing::text_of;
 using testing::tree_options;
 
 // Runs `body` in a forked child, which then ends without any clean-up.

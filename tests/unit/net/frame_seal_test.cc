@@ -12,8 +12,6 @@
 namespace khorus::net {
 namespace {
 
-using testing::bytes_of;
-
 constexpr size_t kBound = 1000;
 
 SecretBytes session_key(unsigned char seed) {

@@ -10,10 +10,8 @@
 namespace khorus::net {
 namespace {
 
-using testing::bytes_of;
 using testing::Clock;
 using testing::collect;
-using testing::text_of;
 
 TEST(InProcessChannel, FramesComeInOrderAlsoBeforeThePeerIsThere) {
   const auto world = make_in_process_world(2);

@@ -20,7 +20,6 @@ namespace khorus::net {
 namespace {
 
 using ::testing::AllOf;
-using testing::bytes_of;
 using testing::Channel;
 using testing::Clock;
 using ::testing::HasSubstr;

@@ -17,13 +17,11 @@
 namespace khorus::net {
 namespace {
 
-using testing::bytes_of;
 using testing::Clock;
 using ::testing::HasSubstr;
 using testing::milliseconds;
 using testing::seconds;
 using testing::test_key;
-using testing::text_of;
 
 StoreServerOptions server_options() {
   StoreServerOptions options;

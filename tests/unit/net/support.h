@@ -1,5 +1,8 @@
-// What the tests of core/net share: bytes from text, a deadline, a job, trees of ranks as threads.
+// What the tests of core/net share: a deadline, a job, trees of ranks as threads.
 #pragma once
+
+#include <gtest/gtest.h>
+#include <poll.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -12,23 +15,19 @@
 #include <thread>
 #include <vector>
 
+#include "core/net/address.h"
 #include "core/net/control_channel.h"
 #include "core/net/job_key.h"
 #include "core/net/memory_store.h"
+#include "core/net/socket.h"
 #include "core/net/tcp_channel.h"
+#include "core/net/text_bytes.h"
 
 namespace khorus::net::testing {
 
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-inline std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text));
-}
-inline std::string text_of(std::span<const std::byte> bytes) {
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-}
 
 // A bound that a correct run never comes near, also under sanitizers on a busy machine.
 inline Clock::time_point patience() { return Clock::now() + seconds(60); }
@@ -59,6 +58,18 @@ inline TreeOptions tree_options(int rank, int size, int fan_in, Store* store) {
   options.job_id = "test";
   options.timeout = seconds(60);
   return options;
+}
+
+// Where a rank that is being started listens, once it has said so.
+inline Address address_of(int rank, Store* store) {
+  const auto address = store->get(address_key(0, rank), seconds(60));
+  EXPECT_TRUE(address.ok());
+  return resolve(text_of(*address))->front();
+}
+
+[[nodiscard]] inline bool wait_readable(Socket& socket) {
+  pollfd entry{socket.fd(), POLLIN, 0};
+  return ::poll(&entry, 1, 60'000) == 1;
 }
 
 using Channel = std::unique_ptr<ControlChannel>;

@@ -14,14 +14,12 @@
 namespace khorus::net {
 namespace {
 
-using testing::bytes_of;
 using testing::Channel;
 using testing::Clock;
 using testing::collect;
 using testing::connect_whole_tree;
 using testing::milliseconds;
 using testing::patience;
-using testing::text_of;
 
 // The parameter: whether under TLS.
 class TcpChannel : public ::testing::TestWithParam<bool> {};

@@ -14,8 +14,8 @@
 namespace khorus::net {
 namespace {
 
+using testing::address_of;
 using ::testing::AllOf;
-using testing::bytes_of;
 using testing::Channel;
 using testing::Clock;
 using testing::connect_all;
@@ -24,8 +24,8 @@ using testing::milliseconds;
 using testing::patience;
 using testing::seconds;
 using testing::test_key;
-using testing::text_of;
 using testing::tree_options;
+using testing::wait_readable;
 
 constexpr seconds kBriefly{2};
 
@@ -33,17 +33,6 @@ TreeOptions under_tls(int rank, int size, Store* store) {
   TreeOptions options = tree_options(rank, size, 8, store);
   options.tls = true;
   return options;
-}
-
-void wait_readable(Socket& socket) {
-  pollfd entry{socket.fd(), POLLIN, 0};
-  EXPECT_EQ(::poll(&entry, 1, 60'000), 1);
-}
-
-Address address_of(int rank, Store* store) {
-  const auto address = store->get(address_key(0, rank), seconds(60));
-  EXPECT_TRUE(address.ok());
-  return resolve(text_of(*address))->front();
 }
 
 // A rank by hand that has proved the key to rank 0, and says nothing more.
@@ -64,7 +53,9 @@ Proved proved(int rank, Store* store) {
   EXPECT_EQ(::poll(&entry, 1, 60'000), 1);
   EXPECT_EQ(socket.write_some(hello).bytes, hello.size());
   FixedRead<kHelloBytes> answer;
-  while (answer.read(&socket).state == FixedReadResult::State::kMore) wait_readable(socket);
+  while (answer.read(&socket).state == FixedReadResult::State::kMore) {
+    EXPECT_TRUE(wait_readable(socket));
+  }
   const auto confirm = handshake.receive_hello(answer.bytes());
   EXPECT_TRUE(confirm.ok()) << confirm.status().to_string();
   EXPECT_EQ(socket.write_some(*confirm).bytes, confirm->size());
@@ -78,7 +69,7 @@ Clock::duration until_closed(Socket& socket) {
   for (;;) {
     const auto transfer = socket.read_some(room);
     if (transfer.kind == Socket::Transfer::Kind::kOver) return Clock::now() - began;
-    wait_readable(socket);
+    EXPECT_TRUE(wait_readable(socket));
   }
 }
 
@@ -172,7 +163,7 @@ TEST(TlsStart, OfTwoClaimsThatBeginTlsTogetherOneIsAdmitted) {
   late_stream.start_tls(*TlsContext::make(), Tls::Side::kInitiator, late.secret);
   Tls::Progress progress = late_stream.handshake_tls();
   while (progress.state == Tls::Progress::State::kMore) {
-    wait_readable(late_stream.socket());
+    EXPECT_TRUE(wait_readable(late_stream.socket()));
     progress = late_stream.handshake_tls();
   }
   EXPECT_EQ(progress.state, Tls::Progress::State::kDone) << progress.reason;

@@ -4,7 +4,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 
 #include <algorithm>
 #include <array>
@@ -16,11 +15,10 @@
 namespace khorus::net {
 namespace {
 
-using testing::bytes_of;
 using testing::Clock;
 using ::testing::HasSubstr;
 using testing::patience;
-using testing::text_of;
+using testing::wait_readable;
 using Kind = Socket::Transfer::Kind;
 using State = Tls::Progress::State;
 
@@ -34,11 +32,6 @@ std::shared_ptr<const TlsContext> context(uint64_t records_per_key = TlsContext:
   auto made = TlsContext::make(records_per_key);
   EXPECT_TRUE(made.ok()) << made.status().to_string();
   return *made;
-}
-
-bool wait_readable(Socket& socket) {
-  pollfd entry{socket.fd(), POLLIN, 0};
-  return ::poll(&entry, 1, 60'000) == 1;
 }
 
 // Two ends of one TCP connection: who called, who accepted.

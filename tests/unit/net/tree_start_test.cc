@@ -12,8 +12,8 @@
 namespace khorus::net {
 namespace {
 
+using testing::address_of;
 using ::testing::AllOf;
-using testing::bytes_of;
 using testing::Channel;
 using testing::Clock;
 using testing::connect_all;
@@ -22,7 +22,6 @@ using testing::milliseconds;
 using testing::patience;
 using testing::seconds;
 using testing::test_key;
-using testing::text_of;
 using testing::tree_options;
 
 // The time of a start that cannot succeed: enough for every thread to publish its address first.
@@ -31,9 +30,7 @@ constexpr seconds kBriefly{2};
 // How a test calls a rank that is being started, as `rank`.
 DialOptions dial_as(int rank, int callee, Store* store) {
   DialOptions options;
-  const auto address = store->get(address_key(0, callee), seconds(60));
-  EXPECT_TRUE(address.ok());
-  options.address = resolve(text_of(*address))->front();
+  options.address = address_of(callee, store);
   options.key = test_key();
   options.self = {Role::kRank, rank, 0, "test"};
   options.peer_rank = callee;
