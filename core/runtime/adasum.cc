@@ -1,108 +1,77 @@
 // See adasum.h.
 #include "core/runtime/adasum.h"
 
-#include <array>
 #include <new>
+#include <ranges>
 #include <string>
 #include <vector>
 
+#include "core/base/adasum_element.h"
 #include "core/base/assert.h"
 #include "core/base/half.h"
+#include "core/base/halving.h"
 
 namespace khorus::runtime {
 namespace {
 
-struct Part {
-  size_t start = 0;
-  size_t count = 0;
-  size_t middle() const { return start + count / 2; }
-  size_t end() const { return start + count; }
-};
-
-// a.b, a.a, b.b
-using Dots = std::array<double, 3>;
+using base::AdasumDots;
+using base::Halving;
 
 template <class T>
 class Reduction {
  public:
   Reduction(const AdasumGroup& group, DataType dtype, T* data, size_t count)
-      : group_(group), dtype_(dtype), data_(data), whole_{0, count}, theirs_((count + 1) / 2) {}
+      : group_(group), dtype_(dtype), data_(data), count_(count), theirs_((count + 1) / 2) {}
 
   Status run() {
-    std::vector<Part> parts{whole_};  // before each halving
-    for (int distance = 1; distance < group_.size; distance *= 2) {
-      Part kept;
-      Status status = halve(parts.back(), distance, &kept);
-      if (!status.ok()) return status;
-      parts.push_back(kept);
+    const std::vector<Halving> steps = base::halvings(group_.rank, group_.size, count_);
+    for (const Halving& step : steps) {
+      if (Status status = halve(step); !status.ok()) return status;
     }
-    for (int distance = group_.size / 2; distance >= 1; distance /= 2) {
-      parts.pop_back();
-      if (Status status = gather(parts.back(), distance); !status.ok()) return status;
+    for (const Halving& step : std::views::reverse(steps)) {
+      Status status = group_.swap(step.partner, dtype_, data_ + step.kept.start, step.kept.count,
+                                  data_ + step.given.start, step.given.count);
+      if (!status.ok()) return status;
     }
     return Status();
   }
 
  private:
-  bool is_lower(int distance) const { return (group_.rank & distance) == 0; }
-
-  // This rank keeps one half of the part and combines it with the same half of its partner.
-  Status halve(const Part& part, int distance, Part* kept) {
-    const int partner = group_.rank ^ distance;
-    const Part lower{part.start, part.middle() - part.start};
-    const Part upper{part.middle(), part.end() - part.middle()};
-    *kept = is_lower(distance) ? lower : upper;
-    const Part& given = is_lower(distance) ? upper : lower;
-    Status status =
-        group_.swap(partner, dtype_, data_ + given.start, given.count, theirs_.data(), kept->count);
+  // Combines this rank's half with the same half of its partner.
+  Status halve(const Halving& step) {
+    const base::Part& kept = step.kept;
+    Status status = group_.swap(step.partner, dtype_, data_ + step.given.start, step.given.count,
+                                theirs_.data(), kept.count);
     if (!status.ok()) return status;
-    T* const mine = data_ + kept->start;
-    const T* const a = is_lower(distance) ? mine : theirs_.data();
-    const T* const b = is_lower(distance) ? theirs_.data() : mine;
-    Dots dots{};
-    for (size_t i = 0; i < kept->count; ++i) {
-      const double x = a[i];
-      const double y = b[i];
-      dots[0] += x * y;
-      dots[1] += x * x;
-      dots[2] += y * y;
-    }
-    status = sum_over_block(2 * distance, &dots);
+    T* const mine = data_ + kept.start;
+    const T* const a = step.is_lower ? mine : theirs_.data();
+    const T* const b = step.is_lower ? theirs_.data() : mine;
+    AdasumDots dots{};
+    for (size_t i = 0; i < kept.count; ++i) dots.add(a[i], b[i]);
+    status = sum_over_block(step.block, &dots);
     if (!status.ok()) return status;
-    const double weight_a = dots[1] > 0 ? 1 - dots[0] / (2 * dots[1]) : 1;
-    const double weight_b = dots[2] > 0 ? 1 - dots[0] / (2 * dots[2]) : 1;
-    for (size_t i = 0; i < kept->count; ++i) {
-      mine[i] = static_cast<T>(weight_a * static_cast<double>(a[i]) +
-                               weight_b * static_cast<double>(b[i]));
-    }
+    const base::AdasumWeights weights = base::adasum_weights(dots);
+    for (size_t i = 0; i < kept.count; ++i) mine[i] = base::adasum_element(weights, a[i], b[i]);
     return Status();
   }
 
   // The vectors are spread over `block` neighbouring ranks: so are their dot products.
-  Status sum_over_block(int block, Dots* dots) {
+  Status sum_over_block(int block, AdasumDots* dots) {
+    constexpr size_t kNumbers = sizeof(AdasumDots) / sizeof(double);
     for (int step = 1; step < block; step *= 2) {
-      Dots theirs{};
-      Status status = group_.swap(group_.rank ^ step, DataType::kFloat64, dots->data(),
-                                  dots->size(), theirs.data(), theirs.size());
+      AdasumDots theirs{};
+      Status status =
+          group_.swap(group_.rank ^ step, DataType::kFloat64, dots, kNumbers, &theirs, kNumbers);
       if (!status.ok()) return status;
-      for (size_t i = 0; i < dots->size(); ++i) (*dots)[i] += theirs[i];
+      dots->add(theirs);
     }
     return Status();
-  }
-
-  Status gather(const Part& part, int distance) {
-    const Part lower{part.start, part.middle() - part.start};
-    const Part upper{part.middle(), part.end() - part.middle()};
-    const Part& mine = is_lower(distance) ? lower : upper;
-    const Part& theirs = is_lower(distance) ? upper : lower;
-    return group_.swap(group_.rank ^ distance, dtype_, data_ + mine.start, mine.count,
-                       data_ + theirs.start, theirs.count);
   }
 
   const AdasumGroup& group_;
   const DataType dtype_;
   T* const data_;
-  const Part whole_;
+  const size_t count_;
   std::vector<T> theirs_;
 };
 
