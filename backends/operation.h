@@ -1,4 +1,4 @@
-// Words about a khorus_op that every CPU backend uses.
+// Words about a khorus_op that every backend uses.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,10 @@ inline OpKind kind_of(const khorus_op& op) { return static_cast<OpKind>(op.kind)
 // Bytes per element.
 inline size_t width_of(const khorus_op& op) {
   return element_size(static_cast<DataType>(op.dtype));
+}
+
+inline bool is_float(DataType dtype) {
+  return dtype >= DataType::kFloat16 && dtype <= DataType::kFloat64;
 }
 
 inline const std::byte* input_at(const khorus_op& op, size_t bytes) {

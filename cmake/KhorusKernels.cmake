@@ -57,7 +57,8 @@ function(khorus_kernels variable source)
   add_custom_command(OUTPUT "${image}"
     COMMAND "${KHORUS_NVCC}" ${flags} -Xfatbin -compress-all --threads 2 -fatbin -o "${image}"
             "${CMAKE_CURRENT_SOURCE_DIR}/${source}"
-    DEPENDS "${source}" ${headers} "${PROJECT_SOURCE_DIR}/core/base/scale_element.h"
+    DEPENDS "${source}" ${headers} "${PROJECT_SOURCE_DIR}/core/base/adasum_element.h"
+            "${PROJECT_SOURCE_DIR}/core/base/scale_element.h"
     COMMENT "Compiling kernels for GPUs of compute ${written}" VERBATIM)
   set(${variable} "${image}" PARENT_SCOPE)
 endfunction()

@@ -8,6 +8,7 @@
 #include "backends/nccl/kernels/image.h"
 #include "backends/nccl/library.h"
 #include "backends/nccl/symbols.h"
+#include "backends/operation.h"
 #include "backends/plugin.h"
 
 #define KHORUS_STRINGIZE_(x) #x
@@ -44,9 +45,14 @@ const char* describe() {
   return text.c_str();
 }
 
-// The same as the backends of the CPU, elsewhere.
+// The same as the backends of the CPU, elsewhere; and Adasum, whose sums they leave to the engine.
 int32_t supports(uint8_t kind, uint8_t dtype, uint8_t reduce_op, uint8_t device) {
   if (device != static_cast<uint8_t>(DeviceKind::kCuda)) return 0;
+  if (reduce_op == static_cast<uint8_t>(ReduceOp::kAdasum)) {
+    return static_cast<OpKind>(kind) == OpKind::kAllreduce && is_float(static_cast<DataType>(dtype))
+               ? 1
+               : 0;
+  }
   return supports_on_cpu(kind, dtype, reduce_op, static_cast<uint8_t>(DeviceKind::kCpu));
 }
 

@@ -18,6 +18,20 @@
 
 namespace khorus::backends::nccl {
 
+// The calls of one group: remembers the first result that is not success, and makes none after it.
+class CallGroup {
+ public:
+  template <class Call>
+  void add(Call&& call) {
+    if (result_ == ncclSuccess) result_ = call();
+    if (result_ == ncclInProgress) result_ = ncclSuccess;
+  }
+  ncclResult_t result() const { return result_; }
+
+ private:
+  ncclResult_t result_ = ncclSuccess;
+};
+
 class Clique {
  public:
   Clique(const Library& library, Progress& progress, std::chrono::milliseconds timeout)

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <vector>
 
+#include "backends/nccl/host_step.h"
 #include "backends/operation.h"
 #include "core/base/half.h"
 #include "core/base/reduce.h"
@@ -86,32 +87,12 @@ uint64_t sum_of(const uint64_t* counts, size_t size) {
   return std::accumulate(counts, counts + size, uint64_t{0});
 }
 
-// Remembers the first result that is not success, and makes no call after it.
-class Group {
- public:
-  template <class Call>
-  void add(Call&& call) {
-    if (result_ == ncclSuccess) result_ = call();
-    if (result_ == ncclInProgress) result_ = ncclSuccess;
-  }
-  ncclResult_t result() const { return result_; }
-
- private:
-  ncclResult_t result_ = ncclSuccess;
-};
-
-// A reduction that waits in the stream.
-struct HostReduction {
-  base::Reduction reduction;
-  std::byte* destination;
-  std::vector<const void*> sources;
-};
-
 }  // namespace
 
 Status Collectives::run(const khorus_op& op) {
   switch (kind_of(op)) {
     case OpKind::kAllreduce:
+      if (static_cast<ReduceOp>(op.reduce_op) == ReduceOp::kAdasum) return adasum_.run(op);
       return is_reduced_on_host(op) ? allreduce_on_host(op) : allreduce(op);
     case OpKind::kBroadcast:
       return broadcast(op);
@@ -197,7 +178,7 @@ Status Collectives::allgather(const khorus_op& op) {
     if (are_equal(op.counts, size_)) {
       return nccl.all_gather(input, op.output, bytes, ncclUint8, comm, device_.stream());
     }
-    Group group;
+    CallGroup group;
     std::byte* block = output_at(op, 0);
     for (size_t r = 0; r < size_; ++r) {
       const size_t here = op.counts[r] * width;
@@ -222,7 +203,7 @@ Status Collectives::alltoall(const khorus_op& op) {
       sum_of(op.counts, size_) + sum_of(op.recv_counts, size_) - op.counts[me] - op.recv_counts[me];
   if (others == 0) return {};
   return clique_.submit([&](const Library& nccl, ncclComm_t comm) {
-    Group group;
+    CallGroup group;
     size_t sent = 0;
     size_t received = 0;
     for (size_t r = 0; r < size_; ++r) {
@@ -253,7 +234,7 @@ Status Collectives::reducescatter(const khorus_op& op) {
       return nccl.reduce_scatter(op.input, op.output, op.counts[0], type_of(op), reduction, comm,
                                  device_.stream());
     }
-    Group group;
+    CallGroup group;
     size_t begin = 0;
     for (size_t r = 0; r < size_; ++r) {
       if (op.counts[r] == 0) continue;
@@ -272,7 +253,7 @@ Status Collectives::sendrecv(const khorus_op& op) {
   const size_t in = op.recv_count * width_of(op);
   if (out == 0 && in == 0) return {};
   return clique_.submit([&](const Library& nccl, ncclComm_t comm) {
-    Group group;
+    CallGroup group;
     if (out > 0) {
       group.add(
           [&] { return nccl.send(op.input, out, ncclUint8, op.peer, comm, device_.stream()); });
@@ -289,24 +270,19 @@ Status Collectives::sendrecv(const khorus_op& op) {
 
 Status Collectives::reduce_scratch(const khorus_op& op, size_t piece_bytes, size_t count,
                                    std::byte* to) {
-  const Result<std::byte*> host = device_.host_scratch();
-  if (!host) return host.status();
-  const size_t bytes = count * width_of(op);
   const Result<std::byte*> scratch = device_.scratch();
-  Status status = device_.copy_to_host(*host, *scratch, piece_bytes * (size_ - 1) + bytes);
-  if (!status.ok()) return status;
-  auto work = std::make_unique<HostReduction>();
-  work->reduction = {static_cast<DataType>(op.dtype), static_cast<ReduceOp>(op.reduce_op), count};
-  work->destination = *host;
-  for (size_t r = 0; r < size_; ++r) work->sources.push_back(*host + r * piece_bytes);
-  const auto reduce = [](void* data) {
-    const std::unique_ptr<HostReduction> now(static_cast<HostReduction*>(data));
-    base::reduce(now->reduction, now->destination, now->sources);
+  if (!scratch) return scratch.status();
+  std::vector<Column> columns{written_column(to, width_of(op))};
+  for (size_t r = 0; r < size_; ++r) {
+    columns.push_back(read_column(*scratch + r * piece_bytes, width_of(op)));
+  }
+  const auto reduce = [dtype = static_cast<DataType>(op.dtype),
+                       reduce_op = static_cast<ReduceOp>(op.reduce_op)](
+                          const std::vector<std::byte*>& pieces, size_t here) {
+    base::reduce({dtype, reduce_op, here}, pieces[0],
+                 std::vector<const void*>(pieces.begin() + 1, pieces.end()));
   };
-  status = device_.call(reduce, work.get());
-  if (!status.ok()) return status;
-  static_cast<void>(work.release());  // reduce() has it
-  return device_.copy_from_host(to, *host, bytes);
+  return run_on_host(device_, columns, count, reduce);
 }
 
 Status Collectives::allreduce_on_host(const khorus_op& op) {
@@ -342,7 +318,7 @@ Status Collectives::reducescatter_on_host(const khorus_op& op) {
                                  input_at(op, (sum_of(op.counts, me) + done) * width), mine);
     if (!status.ok()) return status;
     status = clique_.submit([&](const Library& nccl, ncclComm_t comm) {
-      Group group;
+      CallGroup group;
       for (size_t r = 0; r < size_; ++r) {
         const int peer = static_cast<int>(r);
         if (r == me) continue;

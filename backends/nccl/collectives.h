@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <functional>
 
+#include "backends/nccl/adasum.h"
 #include "backends/nccl/clique.h"
 #include "backends/nccl/device.h"
 #include "khorus/backend.h"
@@ -24,8 +25,13 @@ inline bool is_scaled(const khorus_op& op) { return op.scale != 0.0 && op.scale 
 
 class Collectives {
  public:
-  Collectives(Device& device, Clique& clique, int rank, int size)
-      : device_(device), clique_(clique), rank_(rank), size_(static_cast<size_t>(size)) {}
+  // `kernels`: null where there are none.
+  Collectives(Device& device, Clique& clique, const Module* kernels, int rank, int size)
+      : device_(device),
+        clique_(clique),
+        adasum_(device, clique, kernels, rank, size),
+        rank_(rank),
+        size_(static_cast<size_t>(size)) {}
 
   // Returns when the operation is in the stream.
   Status run(const khorus_op& op);
@@ -51,6 +57,7 @@ class Collectives {
 
   Device& device_;
   Clique& clique_;
+  Adasum adasum_;
   const int rank_;
   const size_t size_;
 };

@@ -80,7 +80,7 @@ Status Communicator::connect() {
   mover_.emplace(*device_, load_kernels());
   if (party_.size > 1) {
     const Result<Agreement> agreed =
-        meet(party_, library_, device_->driver(), mover_->has_kernels());
+        meet(party_, library_, device_->driver(), mover_->kernels() != nullptr);
     if (Status end = progress_->end(); !end.ok()) return end;
     if (!agreed) return agreed.status();
     Status status = clique_.init({agreed->id, party_.rank, party_.size});
@@ -94,7 +94,7 @@ Status Communicator::connect() {
                                        "start at most one rank per GPU (" +
                                        status.message() + ")");
     }
-    collectives_.emplace(*device_, clique_, party_.rank, party_.size);
+    collectives_.emplace(*device_, clique_, mover_->kernels(), party_.rank, party_.size);
     all_have_kernels_ = agreed->have_kernels;
   }
   const std::scoped_lock lock(mutex_);

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 
+#include "backends/nccl/host_step.h"
 #include "core/base/reduce.h"
 
 namespace khorus::backends::nccl {
@@ -12,21 +13,6 @@ namespace {
 
 // A thousand tensors, packed and unpacked.
 constexpr size_t kSmallestTable = size_t{64} << 10;
-
-// What is scaled when the stream comes there.
-struct HostScaling {
-  DataType dtype;
-  Scaling scaling;
-  void* data;
-  size_t count;
-};
-
-void scale_now(void* data) {
-  const std::unique_ptr<HostScaling> now(static_cast<HostScaling*>(data));
-  base::scale(now->dtype, now->data, now->count, now->scaling.factor);
-  if (now->scaling.divisor == 1) return;
-  base::divide(now->dtype, now->data, now->count, now->scaling.divisor);
-}
 
 size_t bytes_of(const std::vector<Move>& moves) { return moves.size() * sizeof(Move); }
 
@@ -118,21 +104,13 @@ Status Mover::scale_on_host(const MoveList& list) {
 }
 
 Status Mover::scale_on_host(const MoveList& list, std::byte* data, size_t bytes) {
-  const Result<std::byte*> host = device_.host_scratch();
-  if (!host) return host.status();
-  for (size_t at = 0; at < bytes; at += Device::kScratchBytes) {
-    const size_t here = std::min(Device::kScratchBytes, bytes - at);
-    Status status = device_.copy_to_host(*host, data + at, here);
-    if (!status.ok()) return status;
-    auto work = std::make_unique<HostScaling>(
-        HostScaling{list.dtype, list.scaling, *host, here / element_size(list.dtype)});
-    status = device_.call(scale_now, work.get());
-    if (!status.ok()) return status;
-    static_cast<void>(work.release());  // scale_now() has it
-    status = device_.copy_from_host(data + at, *host, here);
-    if (!status.ok()) return status;
-  }
-  return {};
+  const size_t width = element_size(list.dtype);
+  const auto scale = [dtype = list.dtype, scaling = list.scaling](
+                         const std::vector<std::byte*>& columns, size_t count) {
+    base::scale(dtype, columns[0], count, scaling.factor);
+    if (scaling.divisor != 1) base::divide(dtype, columns[0], count, scaling.divisor);
+  };
+  return run_on_host(device_, {{data, width, Column::Use::kBoth}}, bytes / width, scale);
 }
 
 }  // namespace khorus::backends::nccl

@@ -46,7 +46,8 @@ class Mover {
   Mover(const Mover&) = delete;
   Mover& operator=(const Mover&) = delete;
 
-  bool has_kernels() const { return module_ != nullptr; }
+  // Null: there are none.
+  const Module* kernels() const { return module_.get(); }
   // Puts what run() needs of these lists into the stream, by one copy.
   Status upload(std::initializer_list<MoveList*> lists);
   // Puts the moves into the stream. REQUIRES: upload() had the list.

@@ -23,9 +23,8 @@ bool are_adjacent(const khorus_op& op) {
 }
 
 bool is_sum_of_floats(const khorus_op& op) {
-  const auto dtype = static_cast<DataType>(op.dtype);
-  return static_cast<ReduceOp>(op.reduce_op) == ReduceOp::kSum && dtype >= DataType::kFloat16 &&
-         dtype <= DataType::kFloat64;
+  return static_cast<ReduceOp>(op.reduce_op) == ReduceOp::kSum &&
+         is_float(static_cast<DataType>(op.dtype));
 }
 
 double factor_of(double scale) { return scale == 0.0 ? 1.0 : scale; }

@@ -39,9 +39,6 @@ void set_scaling(const wire::Request& request, int group_size, khorus_op* op) {
 
 std::optional<std::string> objection_on_device(const wire::Request& request, int group_size) {
   if (request.kind != OpKind::kAllreduce && request.kind != OpKind::kReducescatter) return {};
-  if (request.op == ReduceOp::kAdasum) {
-    return "adasum is for tensors of the CPU in this version; copy it there, or use average";
-  }
   const Scaling scaling = scaling_on_device(request, group_size);
   if (scaling.before != 0.0 && scaling.after != 0.0) return {};
   return "on a GPU nothing is scaled by 0, and the factors of this are " +

@@ -55,7 +55,8 @@ bool EngineCore::supports(const wire::Request& request) const {
   if (!protocol::runs_on_data_plane(request.kind)) return true;
   OpKind kind = request.kind;
   ReduceOp op = request.op == ReduceOp::kAverage ? ReduceOp::kSum : request.op;
-  if (op == ReduceOp::kAdasum) {  // made of messages between two ranks
+  // On the CPU it is made of messages between two ranks.
+  if (op == ReduceOp::kAdasum && request.device == DeviceKind::kCpu) {
     kind = OpKind::kSendRecv;
     op = ReduceOp::kSum;
   }

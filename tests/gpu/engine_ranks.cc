@@ -1,6 +1,9 @@
 // The ranks of test_engine.py: khorusrun -np N gpu_engine_ranks WHAT.
 //
 //   mixed    tensors of the GPU and of the CPU in one program; exit code 0 if the sums are right
+//   adasum   where the odd ranks can load no kernels; exit code 0 if it is what its definition
+//   says,
+//            to the bit the same on all ranks
 //   cpu      tensors of the CPU only; prints the GPU libraries that are in the process
 //   refused  a tensor of a GPU where there may be none; prints why not
 //   killed   the last rank kills itself while an operation is on everybody's device; the others
@@ -11,12 +14,15 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include "tests/adasum.h"
 #include "tests/gpu/framework.h"
 
 namespace {
@@ -78,6 +84,31 @@ int run_mixed(Engine& engine) {
   return 0;
 }
 
+// Ranks with kernels and without take part in the same messages.
+int run_adasum(Engine& engine) {
+  Framework gpu(own_device());
+  const auto vectors = khorus::test::adasum_vectors(engine.size(), 10'007);
+  const std::vector<double> expected = khorus::test::adasum_of(vectors);
+  const std::vector<double>& mine = vectors[static_cast<size_t>(engine.rank())];
+  const TensorView tensor = gpu.tensor(mine, khorus::DataType::kFloat64);
+  khorus::AllreduceOptions options;
+  options.op = khorus::ReduceOp::kAdasum;
+  const Status status = engine.allreduce_async("a", tensor, tensor, options)->wait();
+  const std::vector<double> values = gpu.read<double>(tensor);
+  TensorView first = gpu.tensor(values, khorus::DataType::kFloat64);
+  const Status told = engine.broadcast_async("first", first, first, 0)->wait();
+  if (!status.ok() || !told.ok()) {
+    std::fprintf(stderr, "%s, %s\n", status.to_string().c_str(), told.to_string().c_str());
+    return 1;
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (std::abs(values[i] - expected[i]) < 1e-12) continue;
+    std::fprintf(stderr, "%zu: %.17g instead of %.17g\n", i, values[i], expected[i]);
+    return 1;
+  }
+  return values == gpu.read<double>(first) ? 0 : 1;
+}
+
 int run_cpu(Engine& engine) {
   std::vector<float> values(100, 1);
   if (!engine.allreduce_async("c", view_of(values), view_of(values), sum())->wait().ok()) return 1;
@@ -134,11 +165,16 @@ int run_killed(Engine& engine) {
 
 int main(int argc, char** argv) {
   const std::string what = argc == 2 ? argv[1] : "";
+  const char* const rank = std::getenv("KHORUS_RANK");
+  if (what == "adasum" && rank != nullptr && std::atoi(rank) % 2 == 1) {
+    ::setenv("KHORUS_DOUBLE_NO_MODULES", "1", 1);
+  }
   try {
     khorus::init();
     Engine& engine = khorus::engine();
     int result = 2;
     if (what == "mixed") result = run_mixed(engine);
+    if (what == "adasum") result = run_adasum(engine);
     if (what == "cpu") result = run_cpu(engine);
     if (what == "refused") result = run_refused(engine);
     if (what == "killed") result = run_killed(engine);

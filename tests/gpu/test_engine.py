@@ -44,6 +44,10 @@ class Engine(unittest.TestCase):
                 job = run(size, "mixed")
                 self.assertEqual(job.returncode, 0, job.stdout)
 
+    def test_adasum_where_only_some_ranks_have_kernels(self) -> None:
+        job = run(4, "adasum")
+        self.assertEqual(job.returncode, 0, job.stdout)
+
     def test_who_has_no_device_tensor_loads_nothing_of_the_gpu(self) -> None:
         job = run(2, "cpu")
         self.assertEqual(job.returncode, 0, job.stdout)

@@ -182,8 +182,14 @@ def test_sync_batch_norm() -> None:
     torch.testing.assert_close(run(here()), run("cpu"), rtol=1e-3, atol=1e-3)
 
 
+def test_adasum_is_that_of_the_cpu() -> None:
+    mine = torch.randn(1001, generator=torch.Generator().manual_seed(hvd.rank()))
+    check(hvd.allreduce(mine.to(here()), op=hvd.Adasum), hvd.allreduce(mine, op=hvd.Adasum))
+    trained, waits = train(here(), here(), op=hvd.Adasum)
+    torch.testing.assert_close(trained, train("cpu", "cpu", op=hvd.Adasum)[0])
+    assert waits == 0
+
+
 def test_what_a_gpu_does_not_do_is_refused() -> None:
-    with pytest.raises(ValueError, match="adasum is for tensors of the CPU"):
-        hvd.allreduce(torch.ones(3, device=here()), op=hvd.Adasum)
     with pytest.raises(ValueError, match="is on meta; tensors of the CPU and of CUDA"):
         hvd.allreduce(torch.ones(3, device="meta"))

@@ -1,5 +1,5 @@
-// How a kernel scales one element of each type: Stored is what lies in memory, apply() the
-// arithmetic of core/base/reduce.h, kIsShort whether that takes a few instructions only.
+// How a kernel treats one element of each type: Stored is what lies in memory, apply() scales it by
+// the arithmetic of core/base/reduce.h, kIsShort says whether that takes a few instructions only.
 //
 // Compiled by nvcc for the device, where the 16-bit floats are converted by its instructions, and
 // by the host's compiler for the double of tests/gpu, where base/half.h converts them. The bits are
@@ -59,31 +59,50 @@ struct Float {
   }
 };
 
-struct Float16 {
-  using Stored = uint16_t;
-  static constexpr bool kIsShort = true;
-  KHORUS_BODY static Stored apply(Stored value, const Scaling& scaling) {
-    const float factor = static_cast<float>(scaling.factor);
+// How 16-bit floats become float32, and the other way round.
+struct Float16Format {
+  KHORUS_BODY static float widened(uint16_t value) {
 #ifdef __CUDACC__
-    return __half_as_ushort(__float2half_rn(__half2float(__ushort_as_half(value)) * factor));
+    return __half2float(__ushort_as_half(value));
 #else
-    return base::float_to_float16(base::float16_to_float(value) * factor);
+    return base::float16_to_float(value);
+#endif
+  }
+  KHORUS_BODY static uint16_t narrowed(float value) {
+#ifdef __CUDACC__
+    return __half_as_ushort(__float2half_rn(value));
+#else
+    return base::float_to_float16(value);
 #endif
   }
 };
 
-struct Bfloat16 {
-  using Stored = uint16_t;
-  static constexpr bool kIsShort = true;
-  KHORUS_BODY static Stored apply(Stored value, const Scaling& scaling) {
-    const float factor = static_cast<float>(scaling.factor);
+struct Bfloat16Format {
+  KHORUS_BODY static float widened(uint16_t value) {
 #ifdef __CUDACC__
-    return __bfloat16_as_ushort(
-        __float2bfloat16_rn(__bfloat162float(__ushort_as_bfloat16(value)) * factor));
+    return __bfloat162float(__ushort_as_bfloat16(value));
 #else
-    return base::float_to_bfloat16(base::bfloat16_to_float(value) * factor);
+    return base::bfloat16_to_float(value);
+#endif
+  }
+  KHORUS_BODY static uint16_t narrowed(float value) {
+#ifdef __CUDACC__
+    return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#else
+    return base::float_to_bfloat16(value);
 #endif
   }
 };
+
+template <class Format>
+struct ShortFloat : Format {
+  using Stored = uint16_t;
+  static constexpr bool kIsShort = true;
+  KHORUS_BODY static Stored apply(Stored value, const Scaling& scaling) {
+    return Format::narrowed(Format::widened(value) * static_cast<float>(scaling.factor));
+  }
+};
+using Float16 = ShortFloat<Float16Format>;
+using Bfloat16 = ShortFloat<Bfloat16Format>;
 
 }  // namespace khorus::backends::nccl

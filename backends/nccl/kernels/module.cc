@@ -11,6 +11,7 @@ namespace {
 
 #define KHORUS_KERNEL_NAME(name, Element) "khorus_" #name,
 constexpr const char* kNames[] = {KHORUS_KERNELS(KHORUS_KERNEL_NAME)};
+constexpr const char* kAdasumNames[] = {KHORUS_ADASUM_KERNELS(KHORUS_KERNEL_NAME)};
 #undef KHORUS_KERNEL_NAME
 static_assert(std::size(kNames) == kDataTypeCount + 1);
 
@@ -25,8 +26,12 @@ Result<std::unique_ptr<Module>> Module::load(const Driver& driver, CUcontext con
   CUresult result = driver.module_load_data(&made->module_, image);
   // All of them now: the driver brings each into the device only when it is asked for, and may wait
   // for the device then.
-  for (size_t i = 0; i < std::size(kNames) && result == CUDA_SUCCESS; ++i) {
-    result = driver.module_get_function(&made->functions_[i], made->module_, kNames[i]);
+  const auto find = [&](CUfunction& function, const char* name) {
+    if (result == CUDA_SUCCESS) result = driver.module_get_function(&function, made->module_, name);
+  };
+  for (size_t i = 0; i < std::size(kNames); ++i) find(made->functions_[i], kNames[i]);
+  for (size_t i = 0; i < std::size(kAdasumNames); ++i) {
+    find(made->adasum_functions_[i], kAdasumNames[i]);
   }
   if (result == CUDA_SUCCESS) return made;
   return Status(StatusCode::kUnavailable,
@@ -49,8 +54,13 @@ CUresult Module::scale(DataType dtype, const Launch& launch, CUstream stream) co
 CUresult Module::run(CUfunction function, const Launch& launch, CUstream stream) const {
   Launch arguments = launch;
   void* parameters[] = {&arguments.moves, &arguments.count, &arguments.scaling};
-  return driver_.launch_kernel(function, static_cast<unsigned int>(launch.chunks), 1, 1, kThreads,
-                               1, 1, 0, stream, parameters, nullptr);
+  return run(function, static_cast<uint32_t>(launch.chunks), parameters, stream);
+}
+
+CUresult Module::run(CUfunction function, uint32_t blocks, void** parameters,
+                     CUstream stream) const {
+  return driver_.launch_kernel(function, blocks, 1, 1, kThreads, 1, 1, 0, stream, parameters,
+                               nullptr);
 }
 
 }  // namespace khorus::backends::nccl

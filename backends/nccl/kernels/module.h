@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "backends/nccl/driver.h"
+#include "backends/nccl/kernels/adasum_work.h"
 #include "backends/nccl/kernels/move.h"
 #include "khorus/status.h"
 #include "khorus/types.h"
@@ -31,15 +32,24 @@ class Module {
   };
   CUresult copy(const Launch& launch, CUstream stream) const;
   CUresult scale(DataType dtype, const Launch& launch, CUstream stream) const;
+  // A step of Adasum.
+  template <class Work>
+  CUresult launch(const Work& work, CUstream stream) const {
+    Work argument = work;
+    void* parameters[] = {&argument};
+    return run(adasum_functions_[kKernelOf<Work>], blocks_of(work), parameters, stream);
+  }
 
  private:
   Module(const Driver& driver, CUcontext context) : driver_(driver), context_(context) {}
   CUresult run(CUfunction function, const Launch& launch, CUstream stream) const;
+  CUresult run(CUfunction function, uint32_t blocks, void** parameters, CUstream stream) const;
 
   const Driver& driver_;
   const CUcontext context_;
   CUmodule module_ = nullptr;
   std::array<CUfunction, kDataTypeCount + 1> functions_{};  // by DataType, then the copy
+  std::array<CUfunction, kAdasumKernelCount> adasum_functions_{};
 };
 
 }  // namespace khorus::backends::nccl

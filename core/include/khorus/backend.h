@@ -45,8 +45,9 @@ typedef struct khorus_op {
   uint32_t struct_size;
   uint8_t kind; /* kAllreduce, kAllgather, kBroadcast, kAlltoall, kReducescatter, kSendRecv */
   uint8_t dtype;
-  /* allreduce, reducescatter: kSum, kMin, kMax, kProduct. Never kAverage (the engine scales) nor
-   * kAdasum (the engine makes it of kSendRecv). */
+  /* allreduce, reducescatter: kSum, kMin, kMax, kProduct. allreduce of device backends that support
+   * it, of floats: kAdasum; on the CPU the engine makes it of kSendRecv. Never kAverage (the engine
+   * scales). */
   uint8_t reduce_op;
   uint8_t device;
   int32_t root;   /* broadcast: the root's rank in the group */

@@ -1,0 +1,229 @@
+// Training with tensors of a GPU through the libtorch front end; see torch_test.cc.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/gpu/torch_ranks.h"
+#include "tests/torch/regression.h"
+#include "tests/torch/temporary_folder.h"
+
+namespace khorus::torch::testing {
+namespace {
+
+using gpu_double::host_waits;
+
+// Net with its layers where they are wanted: torch moves no module to a device of this kind.
+struct NetOnDevices : ::torch::nn::Module {
+  NetOnDevices(at::Device first, at::Device last) {
+    const Net net(::torch::kFloat64);
+    for (const auto& item : net->named_parameters()) {
+      std::string name = item.key();
+      std::replace(name.begin(), name.end(), '.', '_');
+      const Tensor there = item.value().detach().to(name.starts_with("third") ? last : first);
+      parameters_there.push_back(register_parameter(name, there.clone()));
+    }
+  }
+  Tensor layer(size_t number, const Tensor& x) const {
+    const Tensor& weight = parameters_there[2 * number];
+    return ::torch::linear(x.to(weight.device()), weight, parameters_there[2 * number + 1]);
+  }
+  // On examples first to first + 3.
+  Tensor loss(int64_t step, int64_t first) const {
+    const auto [x, y] = examples(step, first, 4, ::torch::kFloat64);
+    const Tensor out = layer(2, ::torch::tanh(layer(1, ::torch::tanh(layer(0, x)))));
+    const Tensor difference = out - y.to(out.device());
+    return (difference * difference).mean();
+  }
+  std::vector<Tensor> read() const {
+    std::vector<Tensor> values;
+    for (const Tensor& parameter : parameters_there) values.push_back(parameter.detach().cpu());
+    return values;
+  }
+
+  std::vector<Tensor> parameters_there;
+};
+
+// The parameters after training, and how often the host waited in a step after the third.
+struct Trained {
+  std::vector<Tensor> parameters;
+  uint64_t waits = 0;
+};
+Trained train(Engine& engine, at::Device gpu, bool mixed,
+              const std::function<void(DistributedOptimizerOptions&)>& change = {}) {
+  DistributedOptimizerOptions options = on(engine);
+  if (change) change(options);
+  NetOnDevices net(gpu, mixed ? at::Device(at::kCPU) : gpu);
+  broadcast_parameters(net, 0, on_engine(engine, "start"));
+  DistributedOptimizer optimizer(make_sgd(net.parameters()), net.named_parameters(), options);
+  uint64_t before = 0;
+  for (int64_t step = 0; step < 8; ++step) {
+    barrier(on_engine(engine, "step"));
+    if (step == 3) before = host_waits();
+    barrier(on_engine(engine, "begin"));  // the count is of all ranks
+    optimizer.zero_grad(/*set_to_none=*/step % 2 == 0);
+    net.loss(step, 4 * engine.rank()).backward();
+    optimizer.step();
+  }
+  barrier(on_engine(engine, "trained"));
+  const uint64_t waits = host_waits() - before;
+  barrier(on_engine(engine, "counted"));
+  return {net.read(), waits};
+}
+
+std::vector<Tensor> trained_alone(int size) {
+  Equivalence config;
+  config.steps = 8;
+  return train_alone(config, 4 * size);
+}
+
+TEST_P(TorchGpu, TrainsAsTheCpuDoesWithoutWaitingForTheDevice) {
+  const std::vector<Tensor> expected = trained_alone(GetParam());
+  on_gpus(GetParam(), [&](Engine& engine, at::Device gpu) {
+    const Trained trained = train(engine, gpu, /*mixed=*/false);
+    EXPECT_LT(largest_difference(trained.parameters, expected), 1e-9);
+    EXPECT_EQ(trained.waits, 0U);
+  });
+}
+
+TEST_P(TorchGpu, TrainsWithParametersOnBoth) {
+  const std::vector<Tensor> expected = trained_alone(GetParam());
+  on_gpus(GetParam(), [&](Engine& engine, at::Device gpu) {
+    const Trained trained = train(engine, gpu, /*mixed=*/true);
+    EXPECT_LT(largest_difference(trained.parameters, expected), 1e-9);
+  });
+}
+
+TEST_P(TorchGpu, TrainsInGroupsCompressedAndWithoutAnArena) {
+  const std::vector<Tensor> expected = trained_alone(GetParam());
+  on_gpus(GetParam(), [&](Engine& engine, at::Device gpu) {
+    const auto difference = [&](const std::function<void(DistributedOptimizerOptions&)>& change) {
+      const Trained trained = train(engine, gpu, /*mixed=*/false, change);
+      EXPECT_EQ(trained.waits, 0U);
+      return largest_difference(trained.parameters, expected);
+    };
+    EXPECT_LT(difference([](auto& options) { options.gradient_arena = false; }), 1e-9);
+    EXPECT_LT(difference([](auto& options) { options.num_groups = 2; }), 1e-9);
+    EXPECT_LT(difference([](auto& options) { options.compression = Compression::bf16; }), 1e-1);
+  });
+}
+
+// From the second step on gradients lie in one memory on the device; and while that is held up
+// before their reduction, synchronize() returns.
+TEST_P(TorchGpu, SynchronizeIsForTheStreamAndBucketsAreOnTheDevice) {
+  on_gpus(GetParam(), [](Engine& engine, at::Device gpu) {
+    const Tensor a = rows(engine.rank(), 2).to(gpu).requires_grad_(true);
+    const Tensor b = rows(engine.rank(), 3).to(gpu).requires_grad_(true);
+    broadcast_(a.detach(), 0, on_engine(engine, "start"));
+    DistributedOptimizer optimizer(plain_sgd({a, b}), {{"a", a}, {"b", b}}, on(engine));
+    const auto backward = [&] { ((a * 3).sum() + (b * (engine.rank() + 1)).sum()).backward(); };
+    for (int step = 0; step < 3; ++step) {
+      optimizer.zero_grad();
+      backward();
+      optimizer.step();
+    }
+    optimizer.zero_grad();
+    backward();
+    optimizer.synchronize();
+    if (engine.size() > 1) {  // they lie in one memory, and torch's own begins on pages
+      EXPECT_LT(std::abs(a.grad().data_ptr<float>() - b.grad().data_ptr<float>()), 64);
+    }
+
+    // The same gradients again; they travel when they are missed.
+    optimizer.step();
+    optimizer.zero_grad();
+    a.mutable_grad() = ::torch::full({2, 4}, 3.0).to(gpu);
+    b.mutable_grad() = ::torch::full({3, 4}, engine.rank() + 1.0).to(gpu);
+    HeldUp held(gpu);
+    optimizer.synchronize();
+    held.release();
+    expect_equal(a.grad(), ::torch::full({2, 4}, 3.0), gpu);
+    expect_equal(b.grad(), ::torch::full({3, 4}, (engine.size() + 1) / 2.0), gpu);
+    optimizer.step();
+  });
+}
+
+TEST_P(TorchGpu, BroadcastsOptimizerStateToEachDevice) {
+  on_gpus(GetParam(), [](Engine& engine, at::Device gpu) {
+    const Tensor p = rows(engine.rank(), 2).to(gpu).requires_grad_(true);
+    auto adam = make_adamw({p});
+    if (engine.rank() == 0) {
+      p.mutable_grad() = ::torch::ones({2, 4}, gpu);
+      adam->step();
+    }
+    broadcast_optimizer_state(*adam, 0, on_engine(engine, "adam"));
+    const auto& state = static_cast<const ::torch::optim::AdamWParamState&>(
+        *adam->state().at(p.unsafeGetTensorImpl()));
+    EXPECT_EQ(state.step(), 1);
+    expect_equal(state.exp_avg(), ::torch::full({2, 4}, 0.1), gpu);
+  });
+}
+
+// What was saved on a GPU goes on on the CPU, and the other way round.
+TEST_P(TorchGpu, CheckpointsAreReadOnEitherDevice) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "checkpoint.safetensors";
+  for (const bool saved_on_gpu : {true, false}) {
+    on_gpus(GetParam(), [&](Engine& engine, at::Device gpu) {
+      const auto step_on = [&](at::Device device, bool load) {
+        NetOnDevices net(device, device);
+        DistributedOptimizer optimizer(make_adamw(net.parameters()), net.named_parameters(),
+                                       on(engine));
+        TrainingState state{net, optimizer, 1, {}};
+        CheckpointOptions options;
+        options.engine = &engine;
+        if (load) load_checkpoint(path, state, options);
+        optimizer.zero_grad();
+        net.loss(load ? 1 : 0, 0).backward();
+        optimizer.step();
+        if (!load) save_checkpoint(path, state, options);
+        return net.read();
+      };
+      step_on(saved_on_gpu ? gpu : at::Device(at::kCPU), /*load=*/false);
+      const auto on_the_other = step_on(saved_on_gpu ? at::Device(at::kCPU) : gpu, /*load=*/true);
+      const auto on_the_same = step_on(saved_on_gpu ? gpu : at::Device(at::kCPU), /*load=*/true);
+      EXPECT_LT(largest_difference(on_the_same, on_the_other), 1e-9);
+    });
+  }
+}
+
+TEST_P(TorchGpu, SyncBatchNormIsThatOfTheCpu) {
+  on_gpus(GetParam(), [](Engine& engine, at::Device gpu) {
+    const auto run = [&](at::Device device) {
+      SyncBatchNormOptions options;
+      options.num_features = 4;
+      options.engine = &engine;
+      options.affine = options.track_running_stats = false;
+      SyncBatchNorm norm(options);
+      const Tensor x = (rows(engine.rank(), 5) * 0.01).to(device).requires_grad_(true);
+      const Tensor y = norm->forward(x);
+      (y * rows(1, 5).to(device)).sum().backward();
+      return std::pair{y.detach().cpu(), x.grad().cpu()};
+    };
+    const auto there = run(gpu), here = run(at::kCPU);
+    EXPECT_TRUE(there.first.allclose(here.first));
+    EXPECT_TRUE(there.second.allclose(here.second, 1e-4, 1e-4));
+  });
+}
+
+TEST(TorchGpuOfTwo, AdasumOfStepsIsThatOfTheCpu) {
+  on_gpus(2, [](Engine& engine, at::Device gpu) {
+    const auto trained = [&](at::Device device, bool mixed) {
+      return train(engine, device, mixed, [](auto& options) { options.op = ReduceOp::kAdasum; });
+    };
+    const Trained there = trained(gpu, /*mixed=*/false);
+    const Trained expected = trained(at::kCPU, /*mixed=*/false);
+    EXPECT_LT(largest_difference(there.parameters, expected.parameters), 1e-9);
+    EXPECT_EQ(there.waits, 0U);
+    const Trained mixed = trained(gpu, /*mixed=*/true);
+    EXPECT_LT(largest_difference(mixed.parameters, expected.parameters), 1e-9);
+  });
+}
+
+}  // namespace
+}  // namespace khorus::torch::testing
