@@ -21,6 +21,11 @@ bool may_be_in_an_arena(const Tensor& parameter, const at::Device& device) {
          (type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16);
 }
 
+// Whether it treats each element for itself, and so a bucket as it treats its gradients.
+bool is_cast(const CompressorPtr& compression) {
+  return compression == Compression::fp16 || compression == Compression::bf16;
+}
+
 DataType data_type_of(const Tensor& parameter) { return view_of(parameter, "a parameter").dtype; }
 
 // A tensor over a part of the arena, of the kind of `like`; it keeps the arena.
@@ -47,8 +52,9 @@ bool is_free(const Tensor& home) {
 
 // A rank that has the arena off takes part, too: nothing of it fits, so no rank has one.
 bool GradientReducer::may_learn() const {
-  return !learned_ && !alone() && !by_steps() && groups_.empty() &&
-         options_.compression == Compression::none && !slots_.empty();
+  const CompressorPtr& compression = options_.compression;
+  return !learned_ && !alone() && !by_steps() && groups_.empty() && !slots_.empty() &&
+         (compression == Compression::none || is_cast(compression));
 }
 
 // An arena is on one device: a GPU, if some parameter is there.
@@ -260,7 +266,13 @@ void GradientReducer::submit_bucket(Group& bucket) {
     leave_home(slot);
     slot.home.zero_();
   }
-  bucket.handle = allreduce_async_(bucket.flat, reduce_options(bucket.name));
+  ReduceOptions options = reduce_options(bucket.name);
+  bucket.travels = bucket.flat;
+  if (options.compression) {
+    bucket.travels = options.compression->compress(bucket.flat).tensor;
+    options.compression = Compression::none;
+  }
+  bucket.handle = allreduce_async_(bucket.travels, options);
 }
 
 }  // namespace khorus::torch

@@ -147,6 +147,14 @@ void GradientReducer::finish(Slot& slot) {
   }
 }
 
+// Of a bucket: what was cast for the journey is cast back.
+void GradientReducer::finish(Group& group) {
+  group.handle.wait();
+  if (group.travels.is_same(group.flat)) return;
+  const at::NoGradGuard no_grad;
+  group.flat.copy_(group.travels);
+}
+
 bool GradientReducer::is_to_learn() const {
   const std::lock_guard lock(mutex_);
   return may_learn();
@@ -185,20 +193,27 @@ void GradientReducer::synchronize() {
 }
 
 void GradientReducer::finish_all(Status* status) {
-  const std::lock_guard lock(mutex_);
-  for (Slot& slot : slots_) {
+  const auto attempt = [status](const auto& call) {
     try {
-      if (slot.submitted) finish(slot);
+      call();
     } catch (const Error& error) {
       if (status->ok()) *status = error.status();
     }
+  };
+  const std::lock_guard lock(mutex_);
+  for (Group& group : groups_) {
+    if (group.handle.valid()) attempt([&] { finish(group); });
+    group.handle = Handle();
+    group.travels = Tensor();
+  }
+  for (Slot& slot : slots_) {
+    if (slot.submitted) attempt([&] { finish(slot); });
     slot.ready = slot.submitted = slot.copied_back = false;
     slot.handle = Handle();
     slot.gradient = Tensor();
     slot.passes_left = passes_per_step_;
     if (!slot.kind_is_settled) slot.kind = Kind::kUnknown;
   }
-  for (Group& group : groups_) group.handle = Handle();
   pending_ = false;
 }
 

@@ -110,6 +110,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   struct Group {
     std::vector<size_t> members;  // of slots_
     Tensor flat;                  // of a bucket: all of it
+    Tensor travels;               // of a bucket that is under way: flat, or what it was cast to
     std::string name;             // of a bucket
     Handle handle;                // of a bucket that is under way
   };
@@ -130,6 +131,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   void learn_kinds(const std::vector<size_t>& unknown, const Tensor& seen);
   void put_in_group(size_t index, size_t group);
   static void finish(Slot& slot);
+  static void finish(Group& group);
   // Of the arena.
   bool may_learn() const;
   at::Device arena_device() const;

@@ -210,10 +210,14 @@ def trained(habit: Habit, arena: bool, **options: Any) -> list[list[torch.Tensor
 @pytest.mark.filterwarnings("ignore:grad and param do not obey")
 @pytest.mark.filterwarnings("ignore:Using backward\\(\\) with create_graph")
 @pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.__name__)
-@pytest.mark.parametrize("op", [hvd.Average, hvd.Sum], ids=["average", "sum"])
-def test_has_the_bits_of_no_arena(habit: Habit, op: Any) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"op": hvd.Average}, {"op": hvd.Sum}, {"compression": hvd.Compression.bf16}],
+    ids=["average", "sum", "cast"],
+)
+def test_has_the_bits_of_no_arena(habit: Habit, options: dict[str, Any]) -> None:
     for with_arena, without in zip(
-        trained(habit, True, op=op), trained(habit, False, op=op), strict=True
+        trained(habit, True, **options), trained(habit, False, **options), strict=True
     ):
         for a, b in zip(with_arena, without, strict=True):
             assert torch.equal(a, b)

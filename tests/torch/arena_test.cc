@@ -16,6 +16,7 @@ struct Habit {
   bool create_graph = false;
   bool mixed_types = false;
   bool skips = false;  // a rank leaves layers out
+  CompressorPtr compression = nullptr;
 };
 
 Tensor forward(Engine& engine, Net& net, const Habit& habit, int64_t step, int64_t pass) {
@@ -35,6 +36,7 @@ std::vector<int64_t> train(Engine& engine, const Habit& habit, bool arena) {
   DistributedOptimizerOptions options = on(engine);
   options.gradient_arena = arena;
   options.backward_passes_per_step = habit.passes;
+  options.compression = habit.compression;
   DistributedOptimizer optimizer(make_sgd(net->parameters()), net->named_parameters(), options);
   std::vector<int64_t> hashes;
   for (int64_t step = 0; step < 8; ++step) {
@@ -59,6 +61,13 @@ std::vector<Habit> habits() {
   all.push_back({.name = "MixedTypes", .mixed_types = true});
   all.push_back({.name = "UnusedLayers", .skips = true});
   all.push_back({.name = "GradientsWithAHistory", .create_graph = true});
+  all.push_back({.name = "CastToFloat16", .mixed_types = true, .compression = Compression::fp16});
+  all.push_back({.name = "KeptAndCastToBfloat16",
+                 .set_to_none = false,
+                 .skips = true,
+                 .compression = Compression::bf16});
+  all.push_back(
+      {.name = "WithAHistoryAndCast", .create_graph = true, .compression = Compression::bf16});
   all.push_back(
       {.name = "GradientsReplacedByTheUser",
        .before_backward =
@@ -115,11 +124,13 @@ INSTANTIATE_TEST_SUITE_P(Habits, ArenaTest,
 
 // Larger than what shm reduces in one step, so that it is done where the gradients lie.
 struct Large {
-  explicit Large(Engine& engine, bool arena = true, bool sparse_as_dense = false)
+  explicit Large(Engine& engine, bool arena = true, bool sparse_as_dense = false,
+                 CompressorPtr compression = nullptr)
       : a(::torch::ones({300, 100}).requires_grad_()), b(::torch::ones({50000}).requires_grad_()) {
     DistributedOptimizerOptions options = on(engine);
     options.gradient_arena = arena;
     options.sparse_as_dense = sparse_as_dense;
+    options.compression = std::move(compression);
     optimizer = std::make_unique<DistributedOptimizer>(
         plain_sgd({a, b}, 0.1), NamedParameters{{"a", a}, {"b", b}}, options);
   }
@@ -159,6 +170,21 @@ TEST(Arena, GradientsLieSideBySideAndStayThere) {
 }
 
 // So that a process never has two copies of them.
+TEST(Arena, ABucketIsCastAsOneTensor) {
+  run_world({2}, [](Engine& engine) {
+    Large large(engine, /*arena=*/true, /*sparse_as_dense=*/false, Compression::bf16);
+    for (int i = 0; i < 2; ++i) large.step(0.01);
+    const auto gap = data_of(large.a.grad()) - data_of(large.b.grad());
+    EXPECT_TRUE(gap == large.b.numel() || -gap == large.a.numel());
+    const khorus::EngineStats before = engine.stats();
+    large.step(0.01);
+    const khorus::EngineStats after = engine.stats();
+    EXPECT_LE(after.responses_executed - before.responses_executed, 2U);
+    const auto elements = static_cast<uint64_t>(large.a.numel() + large.b.numel());
+    EXPECT_EQ(after.bytes_reduced - before.bytes_reduced, 2 * elements);
+  });
+}
+
 TEST(Arena, TheFirstStepLiesThereToo) {
   for (const char* backend : {"local", "shm"}) {
     WorldOptions options;

@@ -22,7 +22,8 @@ from khorus.process_sets import ProcessSet, id_of
 from khorus.torch import _device
 from khorus.torch._device import gpu_among, is_gpu
 from khorus.torch._memory import Memory, allocate, allocated
-from khorus.torch._tensors import _NUMBERS, Handle, view_of_memory
+from khorus.torch._tensors import _NUMBERS, Handle, view
+from khorus.torch.compression import Compressor
 
 Parameter = torch.Tensor
 
@@ -192,7 +193,10 @@ class Bucket:
     def has_some(self) -> bool:
         return len(self.missing) < len(self.places)
 
-    def submit(self, op: int, prescale: float, postscale: float) -> Handle:
+    def submit(
+        self, op: int, prescale: float, postscale: float, compression: type[Compressor]
+    ) -> Handle:
+        """`compression` treats each element for itself, and so a bucket as its gradients."""
         with torch.no_grad():
             for p in self.missing:  # frozen: its gradient, if it has one, is left alone
                 self.free(self.places[p])
@@ -203,13 +207,26 @@ class Bucket:
             for stream in self.streams:
                 if stream != here:
                     here.wait_event(_device.gpu.record(stream))
-        address = self.memory.address + self.start
-        whole = view_of_memory(address, self.plan.dtype, (self.plan.elements,), device)
-        work = _core.allreduce(self.name, whole, whole, op, prescale, postscale, self.process_set)
+        whole = self.whole()
+        travels, _ = compression.compress(whole)
+        there = view(travels)
+        work = _core.allreduce(self.name, there, there, op, prescale, postscale, self.process_set)
         self.submitted = True
-        return Handle([work], (self.memory, whole), self.finish, device)
 
-    def finish(self, _: Any) -> None:
+        def finish(_: Any) -> None:
+            if travels is not whole:
+                with torch.no_grad():
+                    whole.copy_(travels)
+            self.finish()
+
+        return Handle([work], (self.memory, travels, there), finish, device)
+
+    def whole(self) -> torch.Tensor:
+        shape = torch.Size([self.plan.elements])
+        dtype = next(iter(self.places)).dtype
+        return self.memory.part(self.start, self.end - self.start, dtype, shape)[1]
+
+    def finish(self) -> None:
         with torch.no_grad():
             for p, place in self.places.items():
                 if p in self.missing:

@@ -109,11 +109,11 @@ class Reducer:
         self.arena.follow_the_plan(self.process_set)
 
     def may_learn(self) -> bool:
-        """Gradients in groups, compressed ones and those of Adasum go as they are told to."""
+        """Gradients in groups, of Adasum or with a compressor of the user's go as they are told."""
         return (
             not self.arena.is_learnt
             and not self.group_of
-            and self.compression is Compression.none
+            and self.compression in (Compression.none, Compression.fp16, Compression.bf16)
             and self.op in (Average, Sum)
             and _core.place()[1] > 1
         )
@@ -194,7 +194,10 @@ class Reducer:
     def submit_bucket(self, bucket: Bucket) -> None:
         options = self.options()
         handle = bucket.submit(
-            int(self.op), options["prescale_factor"], options["postscale_factor"]
+            int(self.op),
+            options["prescale_factor"],
+            options["postscale_factor"],
+            self.compression,
         )
         self.pending[next(p for p in bucket.places if p not in bucket.missing)] = handle.wait
 

@@ -124,22 +124,16 @@ def checked(tensor: torch.Tensor, what: str) -> torch.Tensor:
     return tensor.detach().contiguous()
 
 
-def view_of_memory(
-    address: int, dtype: int, shape: Sequence[int], device: torch.device | None
-) -> View:
+def view(tensor: torch.Tensor) -> View:
     """What is in the current stream of a GPU by now comes before the operation. Whoever submits
     keeps the view as long as the tensor."""
-    if device is None or not is_gpu(device):
-        return address, dtype, shape
-    stream = _device.gpu.current_stream(device)
+    memory = tensor.data_ptr(), _NUMBERS[tensor.dtype], tuple(tensor.shape)
+    if not is_gpu(tensor.device):
+        return memory
+    stream = _device.gpu.current_stream(tensor.device)
     event = _device.gpu.record(stream)
     handles = _device.gpu.handle_of(stream), _device.gpu.handle_of_event(event)
-    return address, dtype, shape, device.index, *handles, event
-
-
-def view(tensor: torch.Tensor) -> View:
-    shape = tuple(tensor.shape)
-    return view_of_memory(tensor.data_ptr(), _NUMBERS[tensor.dtype], shape, tensor.device)
+    return *memory, tensor.device.index, *handles, event
 
 
 def result_of(work: _core.Work) -> torch.Tensor:

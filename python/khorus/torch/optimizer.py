@@ -153,9 +153,10 @@ def DistributedOptimizer(
 
     gradient_arena: from the second step on, dense gradients live in memory that all ranks reduce
     without packing or copying, in the order in which backward() makes them and in buckets that the
-    first step has shown to suit. On the CPU the bits are the same. Not with `compression`, groups
-    or Adasum; sparse gradients go one by one. Where parameters are on a GPU so is this memory, and
-    gradients of the CPU go one by one. If it is False on some rank, no rank has an arena.
+    first step has shown to suit. On the CPU the bits are the same. A bucket that is compressed to
+    fp16 or bf16 is cast as one tensor. Not with a compressor of your own, groups or Adasum; sparse
+    gradients go one by one. Where parameters are on a GPU so is this memory, and gradients of the
+    CPU go one by one. If it is False on some rank, no rank has an arena.
 
     Of gradients on a GPU, step() and synchronize() let the current stream wait, not the host.
     """

@@ -194,10 +194,11 @@ struct DistributedOptimizerOptions {
   // From the second step on, dense gradients live in one piece of memory, in the order in which
   // backward() makes them, and are reduced there in buckets that the first step has shown to suit:
   // nothing is packed, and nothing is copied once more between processes of one host. What a kept
-  // reference to an earlier step's gradient holds stays as it was. Not with `compression`, groups
-  // or kAdasum, nor for gradients that are not contiguous: those go one by one. Where parameters
-  // are on a GPU so is this memory, and gradients of the CPU go one by one. On the CPU the bits are
-  // the same. If it is off on some rank, no rank has one.
+  // reference to an earlier step's gradient holds stays as it was. A bucket that is compressed to
+  // fp16 or bf16 is cast as one tensor. Not with a compressor of your own, groups or kAdasum, nor
+  // for gradients that are not contiguous: those go one by one. Where parameters are on a GPU so is
+  // this memory, and gradients of the CPU go one by one. On the CPU the bits are the same. If it is
+  // off on some rank, no rank has one.
   bool gradient_arena = true;
   ProcessSetId process_set = kGlobalProcessSet;
   // Prefix of the tensor names. Two optimizers with equal parameter names whose gradients are under
