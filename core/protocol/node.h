@@ -61,7 +61,7 @@ struct Submission {
 };
 
 // An agreed operation to be run on the data plane, in the order given, by every member of its
-// process set.
+// process set, or the two of a send/recv.
 struct Execution {
   uint64_t sequence = 0;  // of the decision
   uint32_t index = 0;     // of the response in it
@@ -69,6 +69,10 @@ struct Execution {
   // This rank's, by tensor of the response; 0: this rank has joined and takes part with zeros.
   std::vector<uint64_t> tickets;
   uint64_t first_position = 0;  // of the first tensor in the order of all agreed operations
+  // A send/recv of two other ranks, the first operation of a set of this rank on a device: there
+  // the set has no communicator yet, and all its ranks have to be there when it is made. Nothing
+  // else is to be done, and there are no tickets.
+  bool meets_only = false;
 };
 
 // An operation that is over without the data plane: an error, a barrier, an exchange, ...

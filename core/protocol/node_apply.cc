@@ -67,16 +67,24 @@ void Node::State::apply_response(wire::Response response, uint32_t index, bool c
     }
   }
   if (!sets.find(response.process_set)->contains(options.rank)) return;
+  const bool must_meet = is_on_device(response) && sets.is_first_on_device(response.process_set);
   const bool takes_part = std::any_of(response.tensors.begin(), response.tensors.end(),
                                       [&](const wire::ResponseTensor& tensor) {
                                         return sets.needed(tensor.request).contains(options.rank);
                                       });
-  if (!takes_part && !response.tensors.empty()) return;  // a send/recv of others
+  Execution execution;
+  execution.sequence = applied;
+  execution.index = index;
+  execution.first_position = first_position;
+  if (!takes_part && !response.tensors.empty()) {  // a send/recv of others
+    execution.meets_only = must_meet;
+    if (must_meet) give_out(std::move(execution), std::move(response));
+    return;
+  }
   if (const std::string what = objection(response); !what.empty()) {
     violation(topology.parent(), what, 0);
     return;
   }
-  Execution execution;
   for (const wire::ResponseTensor& tensor : response.tensors) {
     const auto it = pending.find(key_of(tensor.request));
     execution.tickets.push_back(it == pending.end() ? 0 : it->second.ticket);
@@ -86,10 +94,11 @@ void Node::State::apply_response(wire::Response response, uint32_t index, bool c
     apply_control(response, std::move(execution.tickets), first_position);
     return;
   }
+  give_out(std::move(execution), std::move(response));
+}
+
+void Node::State::give_out(Execution execution, wire::Response response) {
   ++in_flight;
-  execution.sequence = applied;
-  execution.index = index;
-  execution.first_position = first_position;
   execution.response = std::move(response);
   out.executions.push_back(std::move(execution));
 }

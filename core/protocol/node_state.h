@@ -112,6 +112,7 @@ struct Node::State {
   // node_apply.cc
   void apply(wire::Decision decision, TimeUs now);
   void apply_response(wire::Response response, uint32_t index, bool cached);
+  void give_out(Execution execution, wire::Response response);
   void apply_error(const wire::Response& response);
   void apply_control(const wire::Response& response, std::vector<uint64_t> tickets,
                      uint64_t first_position);

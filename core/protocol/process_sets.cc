@@ -9,7 +9,7 @@ ProcessSets::ProcessSets(int world_size) { add(wire::RankSet::all(world_size)); 
 
 const wire::RankSet* ProcessSets::find(ProcessSetId id) const noexcept {
   const auto it = sets_.find(id);
-  return it == sets_.end() ? nullptr : &it->second;
+  return it == sets_.end() ? nullptr : &it->second.members;
 }
 
 bool ProcessSets::was_removed(ProcessSetId id) const noexcept {
@@ -25,8 +25,12 @@ wire::RankSet ProcessSets::needed(const wire::Request& request) const {
   return possible ? wire::RankSet::of({request.root_rank, request.peer}) : wire::RankSet();
 }
 
+bool ProcessSets::is_first_on_device(ProcessSetId id) {
+  return !std::exchange(sets_.at(id).was_on_device, true);
+}
+
 ProcessSetId ProcessSets::add(wire::RankSet members) {
-  sets_.emplace(next_, std::move(members));
+  sets_.emplace(next_, Set{std::move(members)});
   return next_++;
 }
 

@@ -32,6 +32,10 @@ class ProcessSets {
   // if the request cannot be.
   wire::RankSet needed(const wire::Request& request) const;
 
+  // Whether nothing of this set has run on a device before; from now on something has. REQUIRES: it
+  // exists.
+  bool is_first_on_device(ProcessSetId id);
+
   ProcessSetId add(wire::RankSet members);
   // REQUIRES: removable(id).
   void remove(ProcessSetId id);
@@ -42,8 +46,12 @@ class ProcessSets {
   bool removable(ProcessSetId id) const noexcept;
 
  private:
+  struct Set {
+    wire::RankSet members;
+    bool was_on_device = false;
+  };
   ProcessSetId next_ = kGlobalProcessSet;
-  std::map<ProcessSetId, wire::RankSet> sets_;
+  std::map<ProcessSetId, Set> sets_;
 };
 
 }  // namespace khorus::protocol

@@ -74,6 +74,13 @@ inline bool runs_on_data_plane(OpKind kind) noexcept {
   }
 }
 
+// What all tensors of an operation have in common.
+inline bool is_on_device(const wire::Response& response) noexcept {
+  if (response.tensors.empty()) return false;
+  const wire::Request& request = response.tensors.front().request;
+  return request.device != DeviceKind::kCpu && runs_on_data_plane(request.kind);
+}
+
 // `allreduce "layers.0.weight"`: how messages name an operation.
 inline std::string describe(OpKind kind, const std::string& name) {
   if (kind == OpKind::kJoin) return "join";  // its name is no user's

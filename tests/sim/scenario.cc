@@ -154,6 +154,7 @@ void draw_parts(Random* random, const Scenario& scenario, Parts* parts) {
   parts->shared_names = random->chance(0.5);
   if (random->chance(0.5)) parts->transfers = static_cast<int>(random->between(1, most));
   parts->joins = random->chance(0.5);
+  parts->devices = random->chance(0.5);
 }
 
 }  // namespace
@@ -219,6 +220,7 @@ std::string Scenario::describe() const {
   if (parts.sets > 0) out << ", " << parts.sets << (parts.sets_change ? " changing sets" : " sets");
   if (parts.transfers > 0) out << ", " << parts.transfers << " transfers";
   if (parts.joins) out << ", joins";
+  if (parts.devices) out << ", devices";
   if (faults.mismatches) out << ", mismatches";
   if (faults.duplicates) out << ", duplicates";
   if (faults.missing) out << ", missing submissions";

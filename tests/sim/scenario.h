@@ -52,6 +52,7 @@ struct Parts {
   int transfers = 0;          // send/recv pairs per step
   int exchanges_of_rows = 0;  // alltoalls and reducescatters per step
   bool joins = false;         // in some steps ranks join when they like
+  bool devices = false;       // some of them are on a device
   bool any() const { return sets > 0 || transfers > 0 || exchanges_of_rows > 0 || joins; }
 };
 

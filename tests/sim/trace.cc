@@ -140,6 +140,9 @@ void Trace::ticked(int rank, const protocol::Output& output, const NodeView&, Ti
     std::string text = "runs (decision " + std::to_string(execution.sequence) + ", from place " +
                        std::to_string(execution.first_position) + ")" +
                        describe_set(execution.response.process_set);
+    if (execution.meets_only) {
+      text += " meets for " + describe_tensor(execution.response.tensors.front());
+    }
     for (size_t i = 0; i < execution.tickets.size(); ++i) {
       text += " #" + std::to_string(execution.tickets[i]) + " " +
               describe_tensor(execution.response.tensors[i]);

@@ -98,7 +98,7 @@ void apply(Deviation deviation, int ranks, wire::Request* request) {
       }
       break;
     case Deviation::kDevice:
-      request->device = DeviceKind::kCuda;
+      request->device = request->device == DeviceKind::kCpu ? DeviceKind::kCuda : DeviceKind::kCpu;
       break;
     case Deviation::kUngrouped:
     case Deviation::kScattered:

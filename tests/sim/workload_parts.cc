@@ -9,6 +9,7 @@ namespace khorus::sim {
 namespace {
 
 constexpr uint64_t kSkipStream = 21;
+constexpr uint64_t kDeviceStream = 22;
 
 const std::vector<OpKind> kSetKinds = {OpKind::kAllreduce, OpKind::kAllreduce, OpKind::kAllreduce,
                                        OpKind::kAllgather, OpKind::kBroadcast, OpKind::kBarrier,
@@ -43,6 +44,16 @@ Unit join_unit() {
   request.kind = OpKind::kJoin;
   request.name = protocol::kJoinName;
   return unit;
+}
+
+// From a stream of its own: the rest of the seed stays what it was.
+void put_some_on_devices(Random random, std::vector<Unit>* units) {
+  for (Unit& unit : *units) {
+    if (!random.chance(0.6)) continue;
+    for (wire::Request& request : unit.members) {
+      if (protocol::runs_on_data_plane(request.kind)) request.device = DeviceKind::kCuda;
+    }
+  }
 }
 
 // The checker's own idea of what zeros of joined ranks would spoil, not the validator's.
@@ -104,6 +115,9 @@ std::vector<Unit> Workload::draw_part_units(Random* random) const {
   }
   for (int i = 0; i < scenario_.parts.exchanges_of_rows; ++i) {
     units.push_back(draw_rows(random, static_cast<size_t>(i)));
+  }
+  if (scenario_.parts.devices) {
+    put_some_on_devices(Random(scenario_.seed).derive(kDeviceStream), &units);
   }
   return units;
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/base/assert.h"
+#include "core/protocol/tensor_key.h"
 #include "core/wire/codec.h"
 
 namespace khorus::sim {
@@ -13,6 +14,10 @@ namespace {
 constexpr uint64_t kWorldStream = 77;
 constexpr double kSpuriousWake = 0.02;
 constexpr TimeUs kHorizonUs = 1'000'000'000'000;  // beyond every plan: only a stall goes on so long
+
+uint64_t place_of(const protocol::Execution& execution) {
+  return execution.sequence << 32 | execution.index;
+}
 
 }  // namespace
 
@@ -167,6 +172,9 @@ void World::apply(int rank, protocol::Output output) {
     ticket_done(rank, completion.ticket);
   }
   for (protocol::Execution& execution : output.executions) {
+    if (protocol::is_on_device(execution.response)) {
+      first_on_device_.try_emplace(execution.response.process_set, place_of(execution));
+    }
     data_plane_.enqueue(rank, std::move(execution));
   }
   if (output.fault) epoch_over(rank, RankState::kFaulted);
@@ -210,10 +218,14 @@ void World::arrive(int from, int to) {
   wake(to);
 }
 
-// Who runs an execution: the members of its set, or the two of a send/recv.
+// Who runs an execution: the members of its set, or the two of a send/recv, which the others meet
+// where it is the first one on a device.
 const std::vector<int>& World::participants(const protocol::Execution& execution) {
   const wire::Request& request = execution.response.tensors.front().request;
-  if (request.kind == OpKind::kSendRecv) return pair_ = {request.root_rank, request.peer};
+  const auto first = first_on_device_.find(execution.response.process_set);
+  const bool all_meet = first != first_on_device_.end() && first->second == place_of(execution);
+  if (request.kind == OpKind::kSendRecv && !all_meet)
+    return pair_ = {request.root_rank, request.peer};
   const auto it = sets_.find(execution.response.process_set);
   return it != sets_.end() ? it->second : sets_[kGlobalProcessSet];
 }

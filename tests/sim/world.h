@@ -143,6 +143,8 @@ class World {
   DataPlane data_plane_;
   std::unordered_map<ProcessSetId, std::vector<int>> sets_;  // as members are told
   std::vector<int> pair_;                                    // of the last send/recv looked at
+  // What the ranks of a set were given first on a device: all of them meet for it.
+  std::unordered_map<ProcessSetId, uint64_t> first_on_device_;
   std::vector<Process> processes_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   TimeUs now_ = 0;

@@ -5,6 +5,7 @@
 #include "tests/sim/checkers/exactly_once.h"
 #include "tests/sim/checkers/groups.h"
 #include "tests/sim/checkers/liveness.h"
+#include "tests/sim/checkers/meetings.h"
 #include "tests/sim/checkers/membership.h"
 #include "tests/sim/checkers/outcome.h"
 #include "tests/sim/checkers/truth.h"
@@ -22,6 +23,7 @@ std::vector<std::unique_ptr<Checker>> make_checkers() {
   checkers.push_back(std::make_unique<Bounds>());
   checkers.push_back(std::make_unique<Groups>());
   checkers.push_back(std::make_unique<Membership>());
+  checkers.push_back(std::make_unique<Meetings>());
   checkers.push_back(std::make_unique<Truth>());
   checkers.push_back(std::make_unique<Liveness>());
   return checkers;
