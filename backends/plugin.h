@@ -223,6 +223,7 @@ constexpr khorus_backend cpu_backend(const char* name, const char* version,
       .order = nullptr,
       .finish = nullptr,
       .times = nullptr,
+      .devices = nullptr,
   };
 }
 

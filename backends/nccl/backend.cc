@@ -22,6 +22,11 @@ int32_t probe(khorus_error* error) {
   return report(driver.ok() ? Library::load().status() : driver, error);
 }
 
+int32_t devices() {
+  const Result<const Driver*> driver = Driver::load();
+  return driver ? (*driver)->devices : 0;
+}
+
 std::string describe_all() {
   std::string text;
   if (const Result<const Library*> library = Library::load()) {
@@ -68,6 +73,7 @@ constexpr khorus_backend make_backend() {
   backend.order = Edge<Communicator>::order;
   backend.finish = Edge<Communicator>::finish;
   backend.times = Edge<Communicator>::times;
+  backend.devices = devices;
   return backend;
 }
 constexpr khorus_backend kBackend = make_backend();

@@ -281,7 +281,7 @@ void CoordinatorThread::run(std::vector<protocol::Execution> executions) {
       job.works.push_back(ticket != 0 ? take_work(ticket)
                                       : stand_in(job.response.tensors[i], group->lane()));
     }
-    observer_.agreed(job, execution.first_position);
+    if (!execution.meets_only) observer_.agreed(job, execution.first_position);
     ++given_executions_;
     if (is_on_device(job)) {
       groups_.device_lane().push(group, std::move(job));

@@ -1,7 +1,7 @@
 // DeviceChoice: which backend carries this rank's device tensors, and which device is the rank's.
 //
-// Nothing is asked of a driver before the first device tensor is submitted: a process without one
-// starts no driver, and its children may.
+// Nothing is asked of a driver before the first device tensor of a process set of this rank is
+// agreed on or submitted: a process without one starts no driver, and its children may.
 //
 // Thread rule: set() before everything; the rest from any thread.
 #pragma once
@@ -25,17 +25,22 @@ class DeviceChoice {
   // Ok: tensors of this device can be carried; the first one admitted is this rank's device. The
   // message goes on after "... is on cuda:1; ".
   Status admit(const Device& device);
-  // REQUIRES: admit() was ok on this rank, or another rank's tensors are to be met.
+  // This rank's device, or why it has none. A rank that has shown no tensor yet, and takes part in
+  // what others do, takes the one of its local rank among those that the driver shows it, for good.
+  Result<Device> claim(int local_rank);
+  // Null: there is none. Not, where admit() or claim() was ok.
   const khorus_backend* backend() const noexcept { return backend_; }
-  // This rank's device; where it has shown no tensor yet (it has joined), that of its local rank.
-  Device device(int local_rank) const;
 
  private:
+  // Whether there are devices at all. REQUIRES: the lock.
+  Status probe();
+
   const khorus_backend* backend_ = nullptr;  // null: there is none
   std::string missing_;                      // why
-  mutable std::mutex mutex_;                 // of what follows
+  std::mutex mutex_;                         // of what follows
   std::optional<Status> probed_;
   std::optional<Device> device_;
+  bool is_claimed_ = false;  // it was not a tensor that chose the device
 };
 
 }  // namespace khorus::runtime

@@ -5,15 +5,16 @@
 
 namespace khorus::runtime {
 
-Status DeviceGroup::connect(DataPlane::Options plane, DeviceRunner::Options runner, Over over,
-                            Fail fail) {
+Status DeviceGroup::open(DataPlane::Options plane) {
   Result<std::unique_ptr<DataPlane>> opened = DataPlane::open(std::move(plane));
   if (!opened.ok()) return opened.status();
-  {
-    const std::lock_guard lock(mutex_);
-    plane_ = std::move(*opened);
-    if (abort_reason_.has_value()) plane_->abort(*abort_reason_);
-  }
+  const std::lock_guard lock(mutex_);
+  plane_ = std::move(*opened);
+  if (abort_reason_.has_value()) plane_->abort(*abort_reason_);
+  return Status();
+}
+
+Status DeviceGroup::connect(DeviceRunner::Options runner, Over over, Fail fail) {
   if (Status status = plane_->connect(); !status.ok()) return status;
   runner.plane = plane_;
   runner_ = std::make_unique<DeviceRunner>(std::move(runner));

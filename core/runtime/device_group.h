@@ -2,9 +2,12 @@
 // of the device backend, the runner that puts operations there and the thread that waits for them.
 //
 // Empty until the first operation on a device tensor of the set: a job that has none opens no
-// communicator, starts no thread and does not touch the driver.
+// communicator, starts no thread and does not touch the driver. Then all ranks of the set meet,
+// also those that have no part in that operation; if one of them cannot, nothing runs here, and
+// what comes ends with the reason.
 //
-// Thread rule: connect() and launch() by the device lane's thread; the rest from any thread.
+// Thread rule: what concerns the meeting and launch() by the device lane's thread; the rest from
+// any thread.
 #pragma once
 
 #include <atomic>
@@ -27,9 +30,15 @@ class DeviceGroup {
   using Fail = std::function<void(const Job&, const Status&)>;
 
   bool connected() const noexcept { return connected_.load(std::memory_order_acquire); }
-  // Collective over the set, once. `runner`: all but the plane is filled in. The others: see
-  // DeviceCompletion::Hooks.
-  Status connect(DataPlane::Options plane, DeviceRunner::Options runner, Over over, Fail fail);
+  // This rank's own part of a communicator, once.
+  Status open(DataPlane::Options plane);
+  // Collective over the set, after open() was ok on all its ranks. `runner`: all but the plane is
+  // filled in. The others: see DeviceCompletion::Hooks.
+  Status connect(DeviceRunner::Options runner, Over over, Fail fail);
+  // The ranks of the set have agreed on why there is no communicator; for good.
+  void refuse(const Status& why) { refusal_ = why; }
+  // Ok: there is one, or the ranks have not met yet.
+  const Status& refusal() const noexcept { return refusal_; }
   // REQUIRES: connected(). Ok: the job is on the device and has been moved from; its works end
   // when it is complete there. Else it is untouched, and nothing may be launched any more.
   Status launch(Job& job);
@@ -51,6 +60,7 @@ class DeviceGroup {
   bool stop(Clock::time_point deadline);
 
  private:
+  Status refusal_;
   std::unique_ptr<DeviceRunner> runner_;
   std::unique_ptr<DeviceCompletion> completion_;
   std::atomic<bool> connected_{false};  // the two above are there, and stay

@@ -9,13 +9,12 @@
 #include <vector>
 
 #include "core/base/assert.h"
+#include "core/protocol/tensor_key.h"
 #include "core/runtime/process_group.h"
 
 namespace khorus::runtime {
 
-bool is_on_device(const Job& job) noexcept {
-  return job.response.tensors.front().request.device != DeviceKind::kCpu;
-}
+bool is_on_device(const Job& job) noexcept { return protocol::is_on_device(job.response); }
 
 void end_job(const Job& job, const Status& status) {
   std::vector<Lane::Finished> finished;

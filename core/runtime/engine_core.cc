@@ -281,7 +281,7 @@ Result<std::vector<wire::Bytes>> EngineCore::exchange(const ProcessGroup& group,
   uint64_t number = 0;
   {
     const std::lock_guard lock(sets_mutex_);
-    number = exchanges_[group.id()]++;
+    number = exchanges_[{group.id(), tag}]++;
   }
   WorkState::Operation operation;
   operation.kind = OpKind::kExchange;

@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/base/log.h"
@@ -105,9 +106,16 @@ class EngineCore {
   DataPlane::Options plane_options(const ProcessGroup& group) const;
   // After a job: its works end, or the engine hears of the failure (false).
   bool conclude(const Job& job, const Status& status, const std::string& backend);
+  // This rank's end of a communicator on the devices, not connected yet.
+  Status open_device(ProcessGroup& group);
   Status connect_device(ProcessGroup& group);
+  DataPlane::Exchange device_exchange(ProcessGroup& group);
+  // Collective over the set, by its first operation on a device: connects it, or finds with all
+  // others why that cannot be, which is no failure.
+  Status meet_on_device(ProcessGroup& group);
   bool launch(ProcessGroup& group, Job& job);
-  // Everyone's bytes by rank of the group; Timeout at `deadline`.
+  // Everyone's bytes by rank of the group; Timeout at `deadline`. Those of one tag meet in the
+  // order in which each rank makes them: one thread for each tag.
   Result<std::vector<wire::Bytes>> exchange(const ProcessGroup& group, const std::string& tag,
                                             std::span<const std::byte> bytes,
                                             Clock::time_point deadline);
@@ -141,7 +149,7 @@ class EngineCore {
   std::mutex set_change_mutex_;                  // one change of the process sets at a time
   mutable std::mutex sets_mutex_;
   std::map<ProcessSetId, RanksPtr> sets_;
-  std::map<ProcessSetId, uint64_t> exchanges_;  // made so far, by set
+  std::map<std::pair<ProcessSetId, std::string>, uint64_t> exchanges_;  // so far, by set and tag
   std::mutex unnamed_mutex_;
   std::unordered_map<std::string, uint64_t> unnamed_;
 

@@ -1,4 +1,5 @@
 // Device tensors of an EngineCore, and what its two data planes have in common; see engine_core.h.
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <utility>
@@ -9,6 +10,9 @@
 
 namespace khorus::runtime {
 namespace {
+
+// Of a rank that cannot be in a communicator.
+constexpr size_t kLongestProblem = 512;
 
 std::string describe(const Job& job) {
   const wire::Request& first = job.response.tensors.front().request;
@@ -68,30 +72,30 @@ bool EngineCore::supports(const wire::Request& request) const {
 
 // ---- of a device ----
 
-Status EngineCore::connect_device(ProcessGroup& group) {
+Status EngineCore::open_device(ProcessGroup& group) {
+  const Result<Device> device = device_choice_.claim(options_.place.local_rank);
+  if (!device.ok()) return device.status();
   DataPlane::Options plane = plane_options(group);
-  const Device device = device_choice_.device(options_.place.local_rank);
   plane.backend = device_choice_.backend();
-  if (plane.backend == nullptr) {
-    return Status(StatusCode::kUnavailable, device_choice_.admit(device).message());
-  }
-  plane.device = device.index;
+  plane.device = device->index;
   plane.id += ".device";
-  // The group outlives both planes: it stops them.
-  plane.exchange = [this, &group](const std::string& tag, std::span<const std::byte> bytes) {
-    return exchange(group, tag, bytes,
-                    Clock::now() + milliseconds_of(options_.config.start_timeout_s));
-  };
+  plane.exchange = device_exchange(group);
+  return group.device().open(std::move(plane));
+}
+
+Status EngineCore::connect_device(ProcessGroup& group) {
+  const Result<Device> device = device_choice_.claim(options_.place.local_rank);
+  if (!device.ok()) return device.status();
   DeviceRunner::Options running;
-  running.rank = plane.rank;
+  running.rank = group_rank(group.ranks(), options_.place.rank);
   running.ranks = group.ranks();
   running.epoch = epoch_;
-  running.device = device;
-  running.exchange = plane.exchange;
+  running.device = *device;
+  running.exchange = device_exchange(group);
   running.timeline = &timeline();
-  const std::string name = plane.backend->name;
+  const std::string name = device_choice_.backend()->name;
   return group.device().connect(
-      std::move(plane), std::move(running),
+      std::move(running),
       [this, &group, name](Job& job, const Status& status) {
         DeviceRunner& runner = group.device().runner();
         if (status.ok()) runner.note_time_on_device(job);
@@ -102,32 +106,62 @@ Status EngineCore::connect_device(ProcessGroup& group) {
       [](const Job& job, const Status& status) { end_job(job, status); });
 }
 
+DataPlane::Exchange EngineCore::device_exchange(ProcessGroup& group) {
+  // The group outlives both planes: it stops them.
+  return [this, &group](const std::string& tag, std::span<const std::byte> bytes) {
+    return exchange(group, tag, bytes,
+                    Clock::now() + milliseconds_of(options_.config.start_timeout_s));
+  };
+}
+
+Status EngineCore::meet_on_device(ProcessGroup& group) {
+  const std::string problem = open_device(group).message().substr(0, kLongestProblem);
+  const auto problems = device_exchange(group)("device", std::as_bytes(std::span(problem)));
+  if (!problems.ok()) return problems.status();
+  const auto refused = std::find_if(problems->begin(), problems->end(),
+                                    [](const wire::Bytes& bytes) { return !bytes.empty(); });
+  if (refused == problems->end()) return connect_device(group);
+  const int rank = group.ranks()[static_cast<size_t>(refused - problems->begin())];
+  const Hello& hello = hellos_[static_cast<size_t>(rank)];
+  const std::string text(reinterpret_cast<const char*>(refused->data()), refused->size());
+  group.device().refuse(
+      Status(StatusCode::kUnavailable,
+             "process set " + std::to_string(group.id()) +
+                 " has no communicator on GPUs, because all its ranks have to be in it and rank " +
+                 std::to_string(rank) + " (" + hello.host + ", pid " + std::to_string(hello.pid) +
+                 ") cannot: " + text +
+                 "; give it a GPU, or use a process set (add_process_set) of ranks that have one"));
+  return Status();
+}
+
 bool EngineCore::launch(ProcessGroup& group, Job& job) {
-  const std::string name = device_choice_.backend() == nullptr
-                               ? "a device"
-                               : std::string(device_choice_.backend()->name);
-  if (!group.device().connected()) {
-    if (job.response.tensors.front().request.kind == OpKind::kSendRecv) {
-      // The others of the set do not know of it, and would have to take part in the meeting.
-      end_job(job, Status(StatusCode::kInvalidArgument,
-                          describe(job) +
-                              ": the first operation of a process set on GPU tensors must be one "
-                              "that all its ranks take part in; broadcast or reduce one first"));
-      coordinator_->execution_finished();
-      return true;
-    }
-    const Status connected = connect_device(group);
-    if (!connected.ok()) {
-      coordinator_->data_plane_failed(Status(connected.code(),
-                                             "the backend " + name + " does not connect for " +
-                                                 describe(job) + ": " + connected.message(),
-                                             connected.lost_rank()));
+  DeviceGroup& device = group.device();
+  if (!device.connected() && device.refusal().ok()) {
+    const Status met = meet_on_device(group);
+    // The shutdown is decided for all alike: none of them has connected.
+    if (met.code() == StatusCode::kShutdown) device.refuse(met);
+    if (!met.ok() && device.refusal().ok()) {
+      coordinator_->data_plane_failed(Status(met.code(),
+                                             "the communicator on the GPUs does not connect for " +
+                                                 describe(job) + ": " + met.message(),
+                                             met.lost_rank()));
       return false;
     }
   }
+  if (job.works.empty()) {  // there was nothing else to do here
+    coordinator_->execution_finished();
+    return true;
+  }
   observer_.started(job);
-  const Status launched = group.device().launch(job);
-  return launched.ok() || conclude(job, launched, name);
+  if (const Status& refusal = device.refusal(); !refusal.ok()) {
+    const Status status(refusal.code(), describe(job) + ": " + refusal.message());
+    observer_.finished(job, status);
+    end_job(job, status);
+    coordinator_->execution_finished();
+    return true;
+  }
+  const Status launched = device.launch(job);
+  return launched.ok() || conclude(job, launched, device_choice_.backend()->name);
 }
 
 }  // namespace khorus::runtime

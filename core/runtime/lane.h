@@ -37,7 +37,8 @@
 
 namespace khorus::runtime {
 
-// One agreed operation: a response and this rank's works, by tensor of the response.
+// One agreed operation: a response and this rank's works, by tensor of the response. Without works
+// it is one of others that this rank is to meet for (protocol::Execution::meets_only).
 struct Job {
   // Increases from job to job of a lane, and is equal on all ranks; the last 8 bits are the
   // runner's.

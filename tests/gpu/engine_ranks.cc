@@ -6,6 +6,12 @@
 //            to the bit the same on all ranks
 //   cpu      tensors of the CPU only; prints the GPU libraries that are in the process
 //   refused  a tensor of a GPU where there may be none; prints why not
+//   message  the first operation on a GPU is a message from the first rank to the last, the next
+//            one a sum of all; exit code 0 if they are right
+//   blind    the same message; the second rank has hidden its GPU from itself. The two print what
+//            they got, then all sum up on the CPU
+//   stopped  the same message; the second rank, which has no part in it, stops itself before. The
+//            two print what they got and after how many milliseconds
 //   killed   the last rank kills itself while an operation is on everybody's device; the others
 //            print what they got and after how many milliseconds
 #include <khorus/device.h>
@@ -133,6 +139,63 @@ int run_refused(Engine& engine) {
   return engine.allreduce_async("c", view, view, sum())->wait().ok() ? 0 : 1;
 }
 
+WorkPtr message(Engine& engine, const TensorView& tensor) {
+  return engine.rank() == 0 ? engine.send_async(tensor, engine.size() - 1)
+                            : engine.recv_async(tensor, 0);
+}
+
+bool has_message(const Engine& engine) {
+  return engine.rank() == 0 || engine.rank() == engine.size() - 1;
+}
+
+int run_message(Engine& engine) {
+  const std::vector<float> ones(1000, 1);
+  if (has_message(engine)) {
+    Framework gpu(own_device());
+    const TensorView tensor = gpu.tensor(engine.rank() == 0 ? ones : std::vector<float>(1000));
+    if (!message(engine, tensor)->wait().ok() || gpu.read<float>(tensor) != ones) return 1;
+  }
+  if (!engine.barrier_async()->wait().ok()) return 1;
+  Framework gpu(own_device());
+  const TensorView tensor = gpu.tensor(ones);
+  if (!engine.allreduce_async("sum", tensor, tensor, sum())->wait().ok()) return 1;
+  const std::vector<float> wanted(1000, static_cast<float>(engine.size()));
+  return gpu.read<float>(tensor) == wanted ? 0 : 1;
+}
+
+int run_blind(Engine& engine) {
+  if (engine.rank() == 1) {
+    setenv("CUDA_VISIBLE_DEVICES", "", 1);
+    setenv("KHORUS_DOUBLE_DEVICES", "0", 1);
+  }
+  if (has_message(engine)) {
+    Framework gpu(own_device());
+    const TensorView tensor = gpu.tensor(std::vector<float>(1000, 1));
+    std::printf("%s\n", message(engine, tensor)->wait().to_string().c_str());
+    gpu.read<float>(tensor);
+  }
+  std::vector<float> values(100, 1);
+  if (!engine.allreduce_async("c", view_of(values), view_of(values), sum())->wait().ok()) return 1;
+  return values == std::vector<float>(100, static_cast<float>(engine.size())) ? 0 : 1;
+}
+
+int run_stopped(Engine& engine) {
+  if (!engine.barrier_async()->wait().ok()) return 1;
+  if (!has_message(engine)) return raise(SIGSTOP);
+  Framework gpu(own_device());
+  const TensorView tensor = gpu.tensor(std::vector<float>(1000, 1));
+  const auto begun = std::chrono::steady_clock::now();
+  const Status status = message(engine, tensor)->wait();
+  const auto took = std::chrono::steady_clock::now() - begun;
+  gpu.read<float>(tensor);
+  std::printf(
+      "after %lld ms: %s\n",
+      static_cast<long long>(std::chrono::duration_cast<std::chrono::milliseconds>(took).count()),
+      status.to_string().c_str());
+  std::fflush(stdout);
+  return status.ok() ? 0 : 1;  // the launcher ends who is stopped
+}
+
 int run_killed(Engine& engine) {
   Framework gpu(own_device());
   const TensorView tensor = gpu.tensor(std::vector<float>(1000, 1));
@@ -177,6 +240,9 @@ int main(int argc, char** argv) {
     if (what == "adasum") result = run_adasum(engine);
     if (what == "cpu") result = run_cpu(engine);
     if (what == "refused") result = run_refused(engine);
+    if (what == "message") result = run_message(engine);
+    if (what == "blind") result = run_blind(engine);
+    if (what == "stopped") result = run_stopped(engine);
     if (what == "killed") result = run_killed(engine);
     khorus::shutdown();
     return result;

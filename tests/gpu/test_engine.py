@@ -1,5 +1,6 @@
 """Device tensors between real processes, one per rank: values, what a process without them loads,
-what is said where there is no GPU, and a rank that dies while operations are on the device.
+what is said where there is no GPU, a rank that dies while operations are on the device, and one
+that has no part in the first operation there.
 
 The environment names KHORUSRUN, KHORUS_TEST_PROGRAM (gpu_engine_ranks) and, unless there is a real
 GPU, KHORUS_TEST_DOUBLE (the double's folder).
@@ -19,7 +20,12 @@ PATIENCE_S = 100
 
 
 def run(
-    size: int, what: str, *, on_gpu: bool = True, variables_too: dict[str, str] | None = None
+    size: int,
+    what: str,
+    *,
+    on_gpu: bool = True,
+    variables_too: dict[str, str] | None = None,
+    options: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     hidden = ("KHORUS_",) if DOUBLE == "" else ("KHORUS_", "LD_")
     variables = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
@@ -27,7 +33,7 @@ def run(
         variables["LD_LIBRARY_PATH"] = DOUBLE
     variables |= variables_too or {}
     return subprocess.run(
-        [KHORUSRUN, "-np", str(size), PROGRAM, what],
+        [KHORUSRUN, "-np", str(size), *options, PROGRAM, what],
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -70,6 +76,45 @@ class Engine(unittest.TestCase):
             job.stdout,
         )
         self.assertEqual(len(found), 2, job.stdout)
+
+    def test_a_message_may_be_the_first_operation(self) -> None:
+        for size in (2, 3, 4):
+            with self.subTest(size=size):
+                job = run(size, "message")
+                self.assertEqual(job.returncode, 0, job.stdout)
+
+    def test_a_rank_without_a_gpu_is_named_and_nothing_is_broken(self) -> None:
+        job = run(3, "blind")
+        self.assertEqual(job.returncode, 0, job.stdout)
+        found = re.findall(
+            r'unavailable: send/recv "rank 0 to 2, tag 0 #0": process set 0 has no communicator on '
+            r"GPUs, because all its ranks have to be in it and rank 1 \(.*\) cannot: the backend "
+            r"nccl: the NVIDIA driver shows this process no GPU; .*; give it a GPU, or use a "
+            r"process set \(add_process_set\)",
+            job.stdout,
+        )
+        self.assertEqual(len(found), 2, job.stdout)
+
+    @unittest.skipUnless(DOUBLE, "there is a GPU")
+    def test_ranks_that_share_a_gpu_are_named_where_nccl_refuses_that(self) -> None:
+        job = run(
+            3,
+            "message",
+            variables_too={"KHORUS_DOUBLE_DEVICES": "1", "KHORUS_DOUBLE_ONE_RANK_PER_GPU": "1"},
+        )
+        self.assertNotEqual(job.returncode, 0)
+        self.assertRegex(
+            job.stdout, r"for send/recv \"rank 0 to 2, tag 0 #0\": rank 0 .*both use GPU 0"
+        )
+
+    def test_a_rank_that_stops_before_it_has_met_the_others_is_named(self) -> None:
+        job = run(3, "stopped", options=("--failure-grace-s", "3"))
+        self.assertNotEqual(job.returncode, 0)
+        told = re.findall(r"after (\d+) ms: (.*)", job.stdout)
+        self.assertEqual(len(told), 2, job.stdout)
+        for took_ms, status in told:
+            self.assertLess(int(took_ms), 5000)
+            self.assertRegex(status, r"^peer lost: .*rank 1 ")
 
     def test_a_killed_rank_is_named_by_all_within_the_bound(self) -> None:
         job = run(3, "killed")

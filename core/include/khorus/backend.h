@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define KHORUS_BACKEND_ABI 6
+#define KHORUS_BACKEND_ABI 7
 
 /* An error, filled in by the side that fails. `code` is a khorus::StatusCode (0: ok); `rank` is the
  * global rank it is about, or -1; `message` ends with a NUL. */
@@ -196,6 +196,9 @@ typedef struct khorus_backend {
    * nanoseconds of CLOCK_MONOTONIC: called after its `finish` has returned 0 and before the next
    * `finish`. Returns 1, or 0 if it was not `timed` or the device does not know. */
   int32_t (*times)(khorus_comm* comm, uint64_t sequence, int64_t* begin_ns, int64_t* end_ns);
+  /* Since ABI 7. Device backends; else NULL. How many devices this process sees, for a rank that
+   * takes part without having a tensor on one. Called after `probe` has returned 0. */
+  int32_t (*devices)(void);
 } khorus_backend;
 
 /* The one exported symbol. The struct lives as long as the plugin is loaded. */

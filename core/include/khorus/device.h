@@ -3,8 +3,8 @@
 // A TensorView with a device of DeviceKind::kCuda goes through the same functions as one of the
 // CPU. `data` is memory of that GPU; `ready_event` (a cudaEvent_t recorded before the call), or
 // where it is null all that is in `stream` (a cudaStream_t; null is the default stream) when the
-// operation begins, comes before it. One rank uses one GPU; its first device tensor says which.
-// Input and output are on the same one.
+// operation begins, comes before it. One rank uses one GPU: its first device tensor says which, or
+// its local rank, where others of a process set were first. Input and output are on the same one.
 //
 // Work::wait() returns when the operation is complete on the GPU, and on_done() is called then.
 // wait_on_stream() waits on the GPU instead. What an operation allocates (the results of allgather,

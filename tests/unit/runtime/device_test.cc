@@ -49,6 +49,7 @@ khorus_backend backend_of(DeviceKind kind) {
     };
     return backend;
   }
+  backend.devices = [] { return 2; };
   backend.order = [](khorus_comm*, uint64_t, void*, khorus_error*) { return 0; };
   backend.finish = [](khorus_comm*, uint64_t, khorus_error*) { return 0; };
   return backend;
@@ -69,15 +70,30 @@ TEST(DeviceChoice, TakesTheBackendThatCarriesThemAndOneDevice) {
   DeviceChoice choice;
   probes = 0;
   choice.set(search_of({&cpu, &gpu}));
-  EXPECT_EQ(choice.device(3).index, 3);
   EXPECT_EQ(probes, 0);  // nobody has needed it
   EXPECT_TRUE(choice.admit(kSecond).ok());
   EXPECT_TRUE(choice.admit(kSecond).ok());
   EXPECT_EQ(probes, 1);
   EXPECT_EQ(choice.backend(), &gpu);
-  EXPECT_EQ(choice.device(3), kSecond);
+  EXPECT_EQ(*choice.claim(0), kSecond);
   EXPECT_THAT(choice.admit(kFirst).message(),
               HasSubstr("this rank's tensors were on cuda:1 so far, and a rank uses one device"));
+}
+
+// Of those that the driver shows: a launcher may show each rank its own only.
+TEST(DeviceChoice, TakesThatOfTheLocalRankWhereThereWasNoTensor) {
+  khorus_backend gpu = backend_of(DeviceKind::kCuda);
+  DeviceChoice choice;
+  choice.set(search_of({&gpu}));
+  EXPECT_EQ(*choice.claim(1), kSecond);
+  EXPECT_EQ(*choice.claim(0), kSecond);  // for good
+  EXPECT_TRUE(choice.admit(kSecond).ok());
+  EXPECT_THAT(choice.admit(kFirst).message(),
+              HasSubstr("this rank uses cuda:1, that of its local rank, since other ranks"));
+  gpu.devices = [] { return 1; };
+  DeviceChoice alone;
+  alone.set(search_of({&gpu}));
+  EXPECT_EQ(*alone.claim(3), kFirst);
 }
 
 TEST(DeviceChoice, SaysThatThereIsNone) {
@@ -85,6 +101,7 @@ TEST(DeviceChoice, SaysThatThereIsNone) {
   DeviceChoice choice;
   choice.set(search_of({&cpu}));
   EXPECT_EQ(choice.backend(), nullptr);
+  EXPECT_THAT(choice.claim(0).status().message(), HasSubstr("no backend here carries it"));
   EXPECT_THAT(choice.admit(kFirst).message(),
               HasSubstr("no backend here carries it: libkhorus_backend_nccl.so is missing in "
                         "lib/khorus; install"));
@@ -100,6 +117,7 @@ TEST(DeviceChoice, SaysWhatTheBackendLacks) {
   choice.set(search_of({&gpu}));
   EXPECT_EQ(choice.admit(kFirst).message(), "the backend gpu: there is no driver");
   EXPECT_EQ(choice.admit(kFirst).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(choice.claim(0).status(), choice.admit(kFirst));
 }
 
 // ---- what a GPU cannot do ----
