@@ -723,13 +723,13 @@ Tensor clip_gradients(const std::vector<Tensor>& parameters, double bound) {
 std::pair<Tensor, Tensor> train_step(TransformerLM& model,
                                      khorus::torch::DistributedOptimizer& optimizer,
                                      const Corpus& corpus, const Config& c, int64_t step) {
-  Tensor loss = torch::zeros({}, torch::kFloat64);
+  Tensor loss = torch::zeros({}, model->bytes->weight.options().dtype(torch::kFloat64));
   optimizer.zero_grad();
   for (int64_t pass = 0; pass < c.accumulate; ++pass) {
     const Tensor part =
         loss_of(model, sample(corpus, c, step, pass)) / static_cast<double>(c.accumulate);
     part.backward();  // [khorus] gradients are averaged over the ranks while this runs
-    loss = loss.to(part.device()) + part.detach();
+    loss += part.detach();
   }
   optimizer.synchronize();  // [khorus] from here on every rank has the same gradients
   const Tensor norm = clip_gradients(model->parameters(), c.clip);

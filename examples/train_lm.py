@@ -4,6 +4,7 @@ to bottom: configuration, text, model, schedule, checkpoint, evaluation, trainin
     python examples/train_lm.py --data ~/src --out out/train_lm                 on one process
     khorusrun -np 2 python examples/train_lm.py --data ~/src --out out/train_lm         on two
     khorusrun -np 2 python examples/train_lm.py --data ~/src --out out/train_lm --resume
+    khorusrun -np 8 python examples/train_lm.py --data ~/src --device cuda --dtype bfloat16
     python examples/train_lm.py --generate "def main" --checkpoint out/train_lm  write text
     python examples/train_lm.py --help                                           every flag
 
@@ -77,7 +78,9 @@ def parse_flags() -> argparse.Namespace:
     add("--width", type=count, help="size of a token's vector")
     add("--heads", type=count, help="attention heads; divides the width")
     add("--context", type=count, help="tokens a prediction can see")
-    add("--dtype", default="float32", choices=("float32", "float64"), help="of the model")
+    add("--dtype", default="float32", choices=("float32", "float64", "bfloat16"),
+        help="of the model; bfloat16: matrix products in that, the rest in float32")  # fmt: skip
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="cuda: GPU of the local rank")
     add("--steps", type=count, default=1600, help="optimizer steps of the whole run")
     add("--batch", type=count, default=8, help="windows per rank and backward pass")
     add("--accumulate", type=count, default=1, help="backward passes per step")
@@ -128,6 +131,33 @@ def on_rank_0(action: Callable[[], T]) -> T:
     if words is not None:
         raise failure or RuntimeError(f"rank 0: {words}")
     return result
+
+
+# ---- device
+
+
+def open_device(c: argparse.Namespace) -> torch.device:
+    """What the model is on; a GPU becomes the current one."""
+    if c.device == "cpu":
+        return torch.device("cpu")
+    if torch.version.cuda is None:
+        raise RuntimeError(
+            "--device cuda: this torch was built without CUDA; install one with it, or use "
+            "--device cpu"
+        )
+    gpus = torch.cuda.device_count()
+    if gpus == 0:
+        raise RuntimeError(
+            "--device cuda: torch finds no GPU here, or no driver for it; use --device cpu"
+        )
+    number = hvd.local_rank() if hvd.is_initialized() else 0  # [khorus]
+    if number >= gpus:
+        raise RuntimeError(
+            f"--device cuda: rank {hvd.rank()} would use GPU {number}, and torch finds {gpus} "
+            "here; start one rank for each GPU"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 # ---- text
@@ -267,6 +297,7 @@ class Block(nn.Module):
 class TransformerLM(nn.Module):
     def __init__(self, c: argparse.Namespace) -> None:
         super().__init__()
+        self.narrow = c.dtype == "bfloat16"
         self.bytes = nn.Embedding(VOCABULARY, c.width)
         self.positions = nn.Embedding(c.context, c.width)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
@@ -277,19 +308,30 @@ class TransformerLM(nn.Module):
             # What is added to the residual stream starts smaller, the more layers add to it.
             residual = name.endswith(("project.weight", "down.weight"))
             nn.init.normal_(parameter, 0.0, 0.02 / math.sqrt(2 * c.layers if residual else 1))
-        self.to(getattr(torch, c.dtype))
+        self.to(torch.float64 if c.dtype == "float64" else torch.float32)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: [batch, time] int64. Returns logits [batch, time, 256]."""
-        x = self.bytes(tokens) + self.positions(torch.arange(tokens.shape[1]))
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.norm(x) @ self.bytes.weight.t()  # the embedding is the output layer
-        return logits
+        embedding: Tensor = self.bytes.weight
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.narrow):
+            x = self.bytes(tokens) + self.positions(places)
+            for block in self.blocks:
+                x = block(x)
+            logits: Tensor = self.norm(x) @ embedding.t()  # the embedding is the output layer
+        return logits.to(embedding.dtype)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The batch goes where the model is; from pinned memory, so that the host need not wait."""
     inputs, targets = batch
+    if (device := device_of(model)).type != "cpu":
+        inputs = inputs.pin_memory().to(device, non_blocking=True)
+        targets = targets.pin_memory().to(device, non_blocking=True)
     return functional.cross_entropy(model(inputs).view(-1, VOCABULARY), targets.reshape(-1))
 
 
@@ -423,7 +465,9 @@ def load_checkpoint(
         for name, parameter in model.named_parameters():
             if name in states:
                 steps = float(states[name]["archive"]["step"]["int"])
-                state = {key: tensors[f"optimizer.{name}.{key}"] for key in MOMENTS}
+                state = {
+                    key: tensors[f"optimizer.{name}.{key}"].to(parameter.device) for key in MOMENTS
+                }
                 optimizer.state[parameter] = {"step": torch.tensor(steps), **state}
         ranks = sum(key.startswith("rng.") for key in tensors)
         return int(metadata["khorus.step"]), [tensors[f"rng.{rank}"] for rank in range(ranks)]
@@ -461,14 +505,15 @@ def generate(c: argparse.Namespace) -> None:
         for key in ("layers", "width", "heads", "context"):
             setattr(c, key, int(notes[f"note.{key}"]))
         c.dtype = notes["note.dtype"]
-        model = TransformerLM(c)
+        device = open_device(c)
+        model = TransformerLM(c).to(device)
         model.load_state_dict({n: file.get_tensor(f"model.{n}") for n in model.state_dict()})
     torch.manual_seed(c.seed)
     prompt = os.fsencode(c.generate)
     text = bytearray(prompt or b"\n")
     sys.stdout.buffer.write(prompt)
     for _ in range(c.length):
-        logits = model(torch.tensor([list(text[-c.context :])]))[0, -1]
+        logits = model(torch.tensor([list(text[-c.context :])], device=device))[0, -1]
         if c.temperature == 0:
             text.append(int(logits.argmax()))
         else:
@@ -516,24 +561,26 @@ class Progress:
 
 def train_step(
     model: nn.Module, optimizer: Any, corpus: Corpus, c: argparse.Namespace, step: int
-) -> tuple[float, float]:
-    """One optimizer step. Returns the loss on this rank and the norm of the averaged gradient."""
-    loss = 0.0
+) -> tuple[Tensor, Tensor]:
+    """One optimizer step. Returns the loss on this rank and the norm of the averaged gradient,
+    which a GPU may still be computing."""
+    loss = torch.zeros((), dtype=torch.float64, device=device_of(model))
     optimizer.zero_grad()
     for backward_pass in range(c.accumulate):
         part = loss_of(model, sample(corpus, c, step, backward_pass)) / c.accumulate
         part.backward()  # [khorus] averaged while this runs
-        loss += part.item()
+        loss += part.detach()
     optimizer.synchronize()  # [khorus] from here on every rank has the same gradients
     norm = nn.utils.clip_grad_norm_(model.parameters(), c.clip or math.inf)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, c)
     with optimizer.skip_synchronize():  # [khorus] the gradients are there
         optimizer.step()
-    return loss, norm.item()
+    return loss, norm
 
 
 def train(c: argparse.Namespace) -> None:
+    device = open_device(c)
     corpus = Corpus(c)
     check_same_corpus(corpus)
     unigram, bigram = corpus.entropies()
@@ -541,7 +588,7 @@ def train(c: argparse.Namespace) -> None:
         f"{len(corpus.held_out)} held out; entropy {unigram:.4f} nats/byte (unigram), "
         f"{bigram:.4f} (bigram)")  # fmt: skip
     torch.manual_seed(c.seed)
-    model = TransformerLM(c)
+    model = TransformerLM(c).to(device)  # the same start on every device
     print_parameters(model)
     optimizer: Any = hvd.DistributedOptimizer(  # [khorus]
         make_adamw(model, c), model.named_parameters(), backward_passes_per_step=c.accumulate
@@ -563,8 +610,8 @@ def train(c: argparse.Namespace) -> None:
     for step in range(first + 1, last + 1):
         loss, norm = train_step(model, optimizer, corpus, c, step)
         if step % c.log_every == 0 or step == last:
-            mean = hvd.allreduce(torch.tensor(loss, dtype=torch.float64), name="loss")  # [khorus]
-            progress.step(step, mean.item(), learning_rate_at(step, c), norm)
+            mean = hvd.allreduce(loss.cpu(), name="loss")  # [khorus]
+            progress.step(step, mean.item(), learning_rate_at(step, c), norm.item())
         if step % c.eval_every == 0 or step == last:
             validation = evaluate(model, corpus, c)
             progress.evaluated(step, validation)

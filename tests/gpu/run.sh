@@ -6,8 +6,8 @@
 # told otherwise. The ranks share the GPUs there are: NCCL from 2.30 on allows that when it is asked to;
 # for older ones every rank pretends to be on a host of its own.
 #
-# With a torch that has CUDA also: train_lm on the GPU against the CPU, its checkpoints on either, and the
-# speed of training 124 million parameters with Khorus, with DDP on NCCL and without communication, of
+# With a torch that has CUDA also: train_lm on the GPU against the CPU, its checkpoints on either, train_lm.py
+# likewise where that Python has numpy and safetensors, and the speed of training 124 million parameters with Khorus, with DDP on NCCL and without communication, of
 # which the figures are printed and not judged. Those take a GPU for each rank.
 #
 # Ends with "N passed, N failed", exit code 0 if none failed. Exit code 77: there is no GPU here.
@@ -72,7 +72,8 @@ if [ -d "$build/torch_plugin" ]; then
   gpus=$(nvidia-smi -L | grep -c '^GPU ')
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
-  lm=("$bin/train_lm" --data core --data docs --steps 60 --warmup 6 --eval-every 30 --log-every 5)
+  flags=(--data core --data docs --steps 60 --warmup 6 --eval-every 30 --log-every 5)
+  lm=("$bin/train_lm" "${flags[@]}")
   ranks=$((gpus < 2 ? gpus : 2))
   check train_lm_cpu "$bin/khorusrun" -np "$ranks" "${lm[@]}" --out "$work/cpu"
   check train_lm_gpu "$bin/khorusrun" -np "$ranks" "${lm[@]}" --device cuda --out "$work/gpu"
@@ -83,6 +84,18 @@ if [ -d "$build/torch_plugin" ]; then
   check train_lm_read_on_cpu "$bin/train_lm" --generate "int " --checkpoint "$work/gpu" --length 20
   check train_lm_read_on_gpu "$bin/train_lm" --device cuda --generate "int " --checkpoint "$work/cpu" \
     --length 20
+  if "$python" -c "import numpy, safetensors" 2>/dev/null; then
+    export PYTHONPATH=$build/python
+    lm=("$python" examples/train_lm.py "${flags[@]}")
+    check train_lm_python_gpu "$bin/khorusrun" -np "$ranks" "${lm[@]}" --device cuda \
+      --out "$work/python"
+    check train_lm_python_equal "$python" tests/gpu/compare_curves.py "$work/cpu" "$work/python" 0.02
+    check train_lm_python_bf16 "$bin/khorusrun" -np "$ranks" "${lm[@]}" --device cuda \
+      --dtype bfloat16 --out "$work/python_bf16"
+    check train_lm_python_near "$python" tests/gpu/compare_curves.py "$work/cpu" "$work/python_bf16" 0.1
+    check train_lm_python_read_on_gpu "$python" examples/train_lm.py --device cuda --generate "int " \
+      --checkpoint "$work/cpu" --length 20
+  fi
   for ranks in 1 "$gpus"; do
     check "train_lm_124m_$ranks" "$bin/khorusrun" -np "$ranks" "$bin/train_lm" --data core --size 124m \
       --device cuda --dtype bfloat16 --batch 8 --steps 60 --log-every 20 --eval-every 60 \

@@ -264,6 +264,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   at::DeviceIndex maybeExchangeDevice(at::DeviceIndex device) const override {
     return exchangeDevice(device);
   }
+  // Copies read the host's memory before they return, so it needs no other.
+  at::Allocator* getPinnedMemoryAllocator() const override { return at::getCPUAllocator(); }
 };
 
 }  // namespace

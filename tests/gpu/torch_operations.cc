@@ -219,6 +219,13 @@ at::Tensor& set_storage(at::Tensor& self, at::Storage source, int64_t offset, at
   return at::cpu::set_(self, std::move(source), offset, size, stride);
 }
 
+// The result gets its size here, and no operation of the CPU can give memory of the device one.
+at::Tensor& arange(const at::Scalar& start, const at::Scalar& end, const at::Scalar& step,
+                   at::Tensor& out) {
+  const at::Tensor made = at::arange(start, end, step, out.scalar_type()).to(out.device());
+  return set_storage(out, made.storage(), 0, made.sizes(), made.strides());
+}
+
 }  // namespace
 }  // namespace khorus::gpu_double
 
@@ -235,4 +242,5 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("view", &view);
   m.impl("_reshape_alias", &reshape_alias);
   m.impl("set_.source_Storage_storage_offset", &set_storage);
+  m.impl("arange.start_out", &arange);
 }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from example import train_lm
 from no_rank import engine, still_usable  # noqa: F401
 from trainers import BIN, good, run
 
@@ -61,7 +65,11 @@ def train_whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @both
 @pytest.mark.parametrize(
     ("first", "other", "dtype"),
-    [("train_lm", "train_lm.py", "float32"), ("train_lm.py", "train_lm", "float64")],
+    [
+        ("train_lm", "train_lm.py", "float32"),
+        ("train_lm.py", "train_lm", "float64"),
+        ("train_lm", "train_lm.py", "bfloat16"),
+    ],
 )
 def test_either_goes_on_where_the_other_stopped(
     text: Path, tmp_path: Path, first: str, other: str, dtype: str
@@ -77,8 +85,8 @@ def test_either_goes_on_where_the_other_stopped(
     assert texts_of(begun) == texts_of(resumed)
     expected, seen = metrics(same), metrics(changed)
     assert len([key for key in expected if key[1] == "loss"]) == 12
-    bound = 1e-4 if dtype == "float32" else 1e-10
-    assert seen == pytest.approx(expected, abs=bound, rel=0)
+    bounds = {"float32": 1e-4, "float64": 1e-10, "bfloat16": 0.02}
+    assert seen == pytest.approx(expected, abs=bounds[dtype], rel=0)
     assert expected[12, "loss"] < expected[1, "loss"] - 1
 
 
@@ -121,11 +129,65 @@ def test_ranks_train_as_one_rank_with_the_whole_batch(
     assert metrics(tmp_path) == pytest.approx(metrics(whole), abs=1e-9, rel=0)
 
 
+def test_bfloat16_learns_the_same(text: Path, tmp_path: Path) -> None:
+    flags = [*FLAGS, "--data", text, "--learning-rate", 0.005]  # high ones are chaotic
+    good(run("train_lm.py", *flags, "--out", tmp_path / "wide"))
+    good(run("train_lm.py", *flags, "--dtype", "bfloat16", "--out", tmp_path / "narrow"))
+    curves = [metrics(tmp_path / name) for name in ("wide", "narrow")]
+    wide, narrow = ({k: v for k, v in c.items() if k[1] != "gradient_norm"} for c in curves)
+    assert narrow == pytest.approx(wide, abs=0.02, rel=0)
+    assert narrow != wide  # it was narrower
+    write = ["--generate", "def ", "--checkpoint", tmp_path / "narrow", "--length", 20]
+    written = run("train_lm.py", *write)
+    good(written)
+    assert written.stdout.startswith("def ")
+
+
+# ---- devices
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_every_rank_says_so(text: Path, tmp_path: Path) -> None:
+    flags = [*FLAGS, "--data", text, "--device", "cuda", "--out", tmp_path]
+    result = run("train_lm.py", *flags, ranks=2)
+    assert result.returncode == 1
+    said = r"--device cuda: (torch finds no GPU here|this torch was built without CUDA)"
+    for rank in (0, 1):
+        assert re.search(rf"rank {rank}: RuntimeError: {said}", result.stderr), result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_takes_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    c = argparse.Namespace(device="cuda")
+    assert train_lm.open_device(c) == torch.device("cuda", 0)  # to generate, without ranks
+    monkeypatch.setattr(train_lm.hvd, "is_initialized", lambda: True)
+    monkeypatch.setattr(train_lm.hvd, "local_rank", lambda: 1)
+    monkeypatch.setattr(train_lm.hvd, "rank", lambda: 5)
+    assert train_lm.open_device(c) == torch.device("cuda", 1)
+    assert chosen == [0, 1]
+    monkeypatch.setattr(train_lm.hvd, "local_rank", lambda: 2)
+    with pytest.raises(RuntimeError, match="rank 5 would use GPU 2, and torch finds 2 here"):
+        train_lm.open_device(c)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(RuntimeError, match="torch finds no GPU here, or no driver for it; use"):
+        train_lm.open_device(c)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(RuntimeError, match="this torch was built without CUDA; install one with"):
+        train_lm.open_device(c)
+    assert train_lm.open_device(argparse.Namespace(device="cpu")) == torch.device("cpu")
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
         (["--data", "x", "--steps", "0"], 2, "0 is less than 1"),
         (["--data", "x", "--width", "10", "--heads", "3"], 2, "not a multiple of --heads 3"),
+        (["--data", "x", "--dtype", "int8"], 2, "invalid choice: 'int8' (choose from"),
+        (["--data", "x", "--device", "tpu"], 2, "invalid choice: 'tpu' (choose from"),
         (["--data", "/nowhere"], 1, "/nowhere: there is no such file or folder"),
     ],
 )
