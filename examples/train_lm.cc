@@ -51,7 +51,7 @@ struct Config {
       "test,tests,idle_test,idlelib,lib2to3,site-packages,dist-packages,node_modules";
   // Model
   std::string size = "small";
-  int64_t layers = 4, width = 192, heads = 6, context = 128;
+  int64_t layers = 4, width = 192, heads = 6, context = 128, vocabulary = 256;
   std::string dtype = "float32";
   std::string device = "cpu";
   // Training
@@ -77,7 +77,7 @@ struct Config {
   double temperature = 0.8;
 };
 
-constexpr int64_t kVocabulary = 256;  // a token is a byte
+constexpr int64_t kBytes = 256;  // a token is a byte
 constexpr const char* kCheckpoint = "checkpoint.safetensors";
 
 struct UsageError : std::runtime_error {
@@ -86,10 +86,13 @@ struct UsageError : std::runtime_error {
 
 void apply_size(Config& config, const std::string& size) {
   struct Preset {
-    int64_t layers, width, heads, context;
+    int64_t layers, width, heads, context, vocabulary;
   };
-  static const std::map<std::string, Preset> kPresets = {
-      {"small", {4, 192, 6, 128}}, {"10m", {6, 384, 6, 128}}, {"124m", {12, 768, 12, 1024}}};
+  // 124m has the shape of GPT-2 small and as many parameters, a third of them in a table of its
+  // 50,257 tokens: to train at its speed, not to learn from bytes, which are 256 of these.
+  static const std::map<std::string, Preset> kPresets = {{"small", {4, 192, 6, 128, kBytes}},
+                                                         {"10m", {6, 384, 6, 128, kBytes}},
+                                                         {"124m", {12, 768, 12, 1024, 50257}}};
   const auto preset = kPresets.find(size);
   if (preset == kPresets.end()) throw UsageError("--size is small, 10m or 124m, not " + size);
   config.size = size;
@@ -97,6 +100,7 @@ void apply_size(Config& config, const std::string& size) {
   config.width = preset->second.width;
   config.heads = preset->second.heads;
   config.context = preset->second.context;
+  config.vocabulary = preset->second.vocabulary;
 }
 
 template <class T>
@@ -119,7 +123,7 @@ struct Flag {
 };
 
 std::vector<Flag> flags_of(Config& c) {
-  const auto number = [](std::string name, auto& target, int least, std::string sentence) {
+  const auto number = [](std::string name, auto& target, int64_t least, std::string sentence) {
     using T = std::remove_reference_t<decltype(target)>;
     std::ostringstream value;
     value << target;
@@ -135,12 +139,13 @@ std::vector<Flag> flags_of(Config& c) {
       {"--data", "PATH", "file, or folder walked for text files; may be given several times",
        [&c](const std::string& path) { c.data.push_back(path); }},
       text("--exclude", c.exclude, "comma-separated names of folders that are not walked"),
-      {"--size", "NAME", "small, 10m or 124m: sets the next four (default small)",
+      {"--size", "NAME", "small, 10m or 124m: sets the next five (default small)",
        [&c](const std::string& size) { apply_size(c, size); }},
       number("--layers", c.layers, 1, "Transformer blocks"),
       number("--width", c.width, 1, "size of a token's vector"),
       number("--heads", c.heads, 1, "attention heads; divides the width"),
       number("--context", c.context, 1, "tokens a prediction can see"),
+      number("--vocabulary", c.vocabulary, kBytes, "rows of the token table; bytes use 256"),
       text("--dtype", c.dtype,
            "float32 (default), float64, or bfloat16: matrix products in that, the rest in float32"),
       text("--device", c.device, "cpu (default) or cuda: the GPU of the rank's local rank"),
@@ -332,22 +337,22 @@ std::vector<fs::path> list_files(const Config& c) {
 // Unigram: how well the best guess does that knows only how frequent each byte is. Bigram: that
 // also knows the byte before. A model that has learned anything about the text is below both.
 void measure_entropy(Corpus& corpus) {
-  std::vector<double> single(kVocabulary), pair(kVocabulary * kVocabulary);
+  std::vector<double> single(kBytes), pair(kBytes * kBytes);
   double singles = 0, pairs = 0;
   for (const auto* part : {&corpus.train, &corpus.held_out}) {
     for (size_t i = 0; i < part->size(); ++i, ++singles) {
       ++single[(*part)[i]];
       if (i == 0) continue;
-      ++pair[static_cast<size_t>((*part)[i - 1]) * kVocabulary + (*part)[i]];
+      ++pair[static_cast<size_t>((*part)[i - 1]) * kBytes + (*part)[i]];
       ++pairs;
     }
   }
   for (size_t a = 0; a < single.size(); ++a) {
     if (single[a] > 0) corpus.unigram -= single[a] / singles * std::log(single[a] / singles);
     double after_a = 0;
-    for (size_t b = 0; b < single.size(); ++b) after_a += pair[a * kVocabulary + b];
+    for (size_t b = 0; b < single.size(); ++b) after_a += pair[a * kBytes + b];
     for (size_t b = 0; b < single.size(); ++b) {
-      const double count = pair[a * kVocabulary + b];
+      const double count = pair[a * kBytes + b];
       if (count > 0) corpus.bigram -= count / pairs * std::log(count / after_a);
     }
   }
@@ -475,7 +480,7 @@ TORCH_MODULE(Block);
 struct TransformerLMImpl : torch::nn::Module {
   explicit TransformerLMImpl(const Config& c)
       : narrow(c.dtype == "bfloat16"),
-        bytes(register_module("bytes", torch::nn::Embedding(kVocabulary, c.width))),
+        bytes(register_module("bytes", torch::nn::Embedding(c.vocabulary, c.width))),
         positions(register_module("positions", torch::nn::Embedding(c.context, c.width))),
         blocks(register_module("blocks", torch::nn::ModuleList())),
         norm(register_module("norm", torch::nn::LayerNorm(BlockImpl::norm_options(c)))) {
@@ -492,7 +497,7 @@ struct TransformerLMImpl : torch::nn::Module {
     to(dtype_of(c));
   }
 
-  // tokens: [batch, time] int64. Returns logits [batch, time, 256].
+  // tokens: [batch, time] int64. Returns logits [batch, time, vocabulary].
   Tensor forward(const Tensor& tokens) {
     const Autocast autocast(narrow, tokens.device().type());
     Tensor x = bytes(tokens) + positions(torch::arange(tokens.size(1), tokens.options()));
@@ -516,7 +521,7 @@ Tensor loss_of(TransformerLM& model, const Batch& batch) {
     return device.is_cpu() ? tensor : tensor.pin_memory().to(device, /*non_blocking=*/true);
   };
   const Tensor logits = model->forward(there(batch.inputs));
-  return torch::nn::functional::cross_entropy(logits.view({-1, kVocabulary}),
+  return torch::nn::functional::cross_entropy(logits.flatten(0, 1),
                                               there(batch.targets).reshape({-1}));
 }
 
@@ -625,6 +630,7 @@ void generate(Config c) {
   c.width = std::stoll(note("width"));
   c.heads = std::stoll(note("heads"));
   c.context = std::stoll(note("context"));
+  c.vocabulary = checkpoint.tensors.at("model.bytes.weight").size(0);
   c.dtype = note("dtype");
   TransformerLM model(c);
   const torch::Device device = open_device(c);
@@ -641,7 +647,7 @@ void generate(Config c) {
     for (size_t k = 0; k < seen; ++k) {
       window.data_ptr<int64_t>()[k] = static_cast<uint8_t>(text[text.size() - seen + k]);
     }
-    const Tensor logits = model->forward(window.to(device))[0][-1];
+    const Tensor logits = model->forward(window.to(device))[0][-1].narrow(0, 0, kBytes);
     const Tensor next = c.temperature == 0
                             ? logits.argmax()
                             : torch::multinomial(torch::softmax(logits / c.temperature, 0), 1);

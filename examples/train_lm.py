@@ -42,12 +42,15 @@ T = TypeVar("T")
 
 # ---- configuration
 
-VOCABULARY = 256  # a token is a byte
+BYTES = 256  # a token is a byte
 CHECKPOINT = "checkpoint.safetensors"
-SIZES = {  # layers, width, heads, context
-    "small": (4, 192, 6, 128),
-    "10m": (6, 384, 6, 128),
-    "124m": (12, 768, 12, 1024),
+# 124m has the shape of GPT-2 small and as many parameters, a third of them in a table of its 50,257
+# tokens: to train at its speed, not to learn from bytes, which are 256 of these.
+SHAPE = ("layers", "width", "heads", "context", "vocabulary")
+SIZES = {
+    "small": (4, 192, 6, 128, BYTES),
+    "10m": (6, 384, 6, 128, BYTES),
+    "124m": (12, 768, 12, 1024, 50257),
 }
 EXCLUDED = "test,tests,idle_test,idlelib,lib2to3,site-packages,dist-packages,node_modules"
 
@@ -73,11 +76,12 @@ def parse_flags() -> argparse.Namespace:
     count, natural, real = at_least(1), at_least(0), at_least(0, float)
     add("--data", action="append", metavar="PATH", help="file, or folder walked for text files")
     add("--exclude", default=EXCLUDED, help="folders that are not walked")
-    add("--size", default="small", choices=SIZES, help="sets the next four")
+    add("--size", default="small", choices=SIZES, help="sets the next five")
     add("--layers", type=count, help="Transformer blocks")
     add("--width", type=count, help="size of a token's vector")
     add("--heads", type=count, help="attention heads; divides the width")
     add("--context", type=count, help="tokens a prediction can see")
+    add("--vocabulary", type=at_least(BYTES), help="rows of the token table; bytes use 256")
     add("--dtype", default="float32", choices=("float32", "float64", "bfloat16"),
         help="of the model; bfloat16: matrix products in that, the rest in float32")  # fmt: skip
     add("--device", default="cpu", choices=("cpu", "cuda"), help="cuda: GPU of the local rank")
@@ -102,7 +106,7 @@ def parse_flags() -> argparse.Namespace:
     add("--length", type=count, default=400, help="bytes to generate")
     add("--temperature", type=real, default=0.8, help="0: the likeliest byte only")
     c = parser.parse_args()
-    for name, value in zip(("layers", "width", "heads", "context"), SIZES[c.size], strict=True):
+    for name, value in zip(SHAPE, SIZES[c.size], strict=True):
         setattr(c, name, getattr(c, name) or value)
     if c.data is None and c.generate is None:
         parser.error("no text to train on: give --data FILE or --data FOLDER")
@@ -218,10 +222,10 @@ class Corpus:
         """Nats per byte of the best guess that knows only how frequent each byte is (unigram), and
         that also knows the byte before (bigram). Who has learned anything is below both."""
         parts = (self.train, self.held_out)
-        single = np.bincount(np.concatenate(parts), minlength=VOCABULARY)
-        pairs = np.concatenate([part[:-1] * VOCABULARY + part[1:] for part in parts])
-        pair = np.bincount(pairs, minlength=VOCABULARY**2)
-        after = np.repeat(pair.reshape(VOCABULARY, -1).sum(axis=1), VOCABULARY)
+        single = np.bincount(np.concatenate(parts), minlength=BYTES)
+        pairs = np.concatenate([part[:-1] * BYTES + part[1:] for part in parts])
+        pair = np.bincount(pairs, minlength=BYTES**2)
+        after = np.repeat(pair.reshape(BYTES, -1).sum(axis=1), BYTES)
         single, after, pair = single[single > 0], after[pair > 0], pair[pair > 0]
         unigram = -np.sum(single / single.sum() * np.log(single / single.sum()))
         bigram = -np.sum(pair / pair.sum() * np.log(pair / after))
@@ -298,7 +302,7 @@ class TransformerLM(nn.Module):
     def __init__(self, c: argparse.Namespace) -> None:
         super().__init__()
         self.narrow = c.dtype == "bfloat16"
-        self.bytes = nn.Embedding(VOCABULARY, c.width)
+        self.bytes = nn.Embedding(c.vocabulary, c.width)
         self.positions = nn.Embedding(c.context, c.width)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
         self.norm = nn.LayerNorm(c.width)
@@ -311,7 +315,7 @@ class TransformerLM(nn.Module):
         self.to(torch.float64 if c.dtype == "float64" else torch.float32)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: [batch, time] int64. Returns logits [batch, time, 256]."""
+        """tokens: [batch, time] int64. Returns logits [batch, time, vocabulary]."""
         embedding: Tensor = self.bytes.weight
         places = torch.arange(tokens.shape[1], device=tokens.device)
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.narrow):
@@ -332,7 +336,7 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     if (device := device_of(model)).type != "cpu":
         inputs = inputs.pin_memory().to(device, non_blocking=True)
         targets = targets.pin_memory().to(device, non_blocking=True)
-    return functional.cross_entropy(model(inputs).view(-1, VOCABULARY), targets.reshape(-1))
+    return functional.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1))
 
 
 def print_parameters(model: nn.Module) -> None:
@@ -504,6 +508,7 @@ def generate(c: argparse.Namespace) -> None:
         notes = file.metadata() or {}
         for key in ("layers", "width", "heads", "context"):
             setattr(c, key, int(notes[f"note.{key}"]))
+        c.vocabulary = file.get_slice("model.bytes.weight").get_shape()[0]
         c.dtype = notes["note.dtype"]
         device = open_device(c)
         model = TransformerLM(c).to(device)
@@ -513,7 +518,7 @@ def generate(c: argparse.Namespace) -> None:
     text = bytearray(prompt or b"\n")
     sys.stdout.buffer.write(prompt)
     for _ in range(c.length):
-        logits = model(torch.tensor([list(text[-c.context :])], device=device))[0, -1]
+        logits = model(torch.tensor([list(text[-c.context :])], device=device))[0, -1, :BYTES]
         if c.temperature == 0:
             text.append(int(logits.argmax()))
         else:

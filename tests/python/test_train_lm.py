@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,18 @@ def test_either_goes_on_where_the_other_stopped(
     assert expected[12, "loss"] < expected[1, "loss"] - 1
 
 
+@pytest.mark.parametrize(
+    ("size", "parameters"), [("small", 1_846_656), ("10m", 10_774_272), ("124m", 124_356_864)]
+)
+def test_sizes_have_the_parameters_of_their_names(
+    monkeypatch: pytest.MonkeyPatch, size: str, parameters: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_lm.py", "--data", "x", "--size", size])
+    with torch.device("meta"):
+        model = train_lm.TransformerLM(train_lm.parse_flags())
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
 @both
 def test_a_seed_makes_the_same_weights(text: Path, tmp_path: Path, whole: Path) -> None:
     flags = [*FLAGS, "--data", text, "--dtype", "float64", "--stop-after", 2, "--batch", 8]
@@ -130,7 +143,8 @@ def test_ranks_train_as_one_rank_with_the_whole_batch(
 
 
 def test_bfloat16_learns_the_same(text: Path, tmp_path: Path) -> None:
-    flags = [*FLAGS, "--data", text, "--learning-rate", 0.005]  # high ones are chaotic
+    flags = [*FLAGS, "--data", text, "--vocabulary", 300]
+    flags += ["--learning-rate", 0.005]  # high ones are chaotic
     good(run("train_lm.py", *flags, "--out", tmp_path / "wide"))
     good(run("train_lm.py", *flags, "--dtype", "bfloat16", "--out", tmp_path / "narrow"))
     curves = [metrics(tmp_path / name) for name in ("wide", "narrow")]
@@ -186,6 +200,7 @@ def test_a_rank_takes_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch)
     [
         (["--data", "x", "--steps", "0"], 2, "0 is less than 1"),
         (["--data", "x", "--width", "10", "--heads", "3"], 2, "not a multiple of --heads 3"),
+        (["--data", "x", "--vocabulary", "255"], 2, "255 is less than 256"),
         (["--data", "x", "--dtype", "int8"], 2, "invalid choice: 'int8' (choose from"),
         (["--data", "x", "--device", "tpu"], 2, "invalid choice: 'tpu' (choose from"),
         (["--data", "/nowhere"], 1, "/nowhere: there is no such file or folder"),

@@ -132,8 +132,24 @@ def test_ranks_train_as_one_rank_with_the_whole_batch(
             assert value == pytest.approx(one, abs=1e-9), (other, step, key)
 
 
-def test_generate_writes_after_the_prompt(text: Path, tmp_path: Path) -> None:
-    good(run("train_lm", *TINY, "--data", text, "--out", tmp_path))
+@pytest.mark.parametrize(
+    ("size", "parameters"), [("small", 1_846_656), ("10m", 10_774_272), ("124m", 124_356_864)]
+)
+def test_sizes_have_the_parameters_of_their_names(
+    text: Path, tmp_path: Path, size: str, parameters: int
+) -> None:
+    """Counted before the first step, which is not made: there is no place for a checkpoint."""
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    result = run("train_lm", "--data", text, "--size", size, "--out", nowhere)
+    assert result.returncode == 1
+    (line,) = [line for line in result.stdout.splitlines() if "all parameters" in line]
+    assert int(line.split()[-1]) == parameters
+
+
+@pytest.mark.parametrize("more", [[], ["--vocabulary", 300]])
+def test_generate_writes_after_the_prompt(text: Path, tmp_path: Path, more: list[object]) -> None:
+    good(run("train_lm", *TINY, *more, "--data", text, "--out", tmp_path))
     generate = ["train_lm", "--generate", "def ", "--checkpoint", tmp_path, "--length", 40]
     first, second = run(*generate), run(*generate)
     good(first)
@@ -155,6 +171,7 @@ def test_generate_writes_after_the_prompt(text: Path, tmp_path: Path) -> None:
         (["--data", "x", "--clip", "-1"], '--clip takes a number of at least 0, not "-1"'),
         (["--data", "x", "--width", "10", "--heads", "3"], "not a multiple of --heads 3"),
         (["--data", "x", "--size", "huge"], "--size is small, 10m or 124m"),
+        (["--data", "x", "--vocabulary", "255"], 'at least 256, not "255"'),
         (["--data", "x", "--dtype", "int8"], "--dtype is float32, float64 or bfloat16, not int8"),
         (["--data", "x", "--device", "tpu"], "--device is cpu or cuda, not tpu"),
         (["--data", "x", "--resume=yes"], "--resume takes no value"),
