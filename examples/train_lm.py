@@ -371,8 +371,9 @@ def learning_rate_at(step: int, c: argparse.Namespace) -> float:
 # ---- checkpoint
 #
 # A safetensors file with the layout of khorus/torch_checkpoint.h (C++): model.NAME,
-# optimizer.NAME.exp_avg and exp_avg_sq, rng.RANK; in the metadata khorus.step, khorus.optimizer (a
-# JSON tree whose nodes are {kind: value}) and the notes that tell one run from another.
+# optimizer.NAME.exp_avg and exp_avg_sq, rng.RANK, on a GPU gpu_rng.RANK; in the metadata
+# khorus.step, khorus.optimizer (a JSON tree whose nodes are {kind: value}) and the notes that tell
+# one run from another.
 
 
 def describe_run(c: argparse.Namespace, fingerprint: int) -> dict[str, str]:
@@ -428,17 +429,43 @@ def tree_of(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[
     }
 
 
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """Of this rank's random number generators."""
+    states = {f"rng.{hvd.rank()}": torch.get_rng_state()}
+    if device.type != "cpu":
+        of_gpu = torch.get_device_module(device).get_rng_state(device)
+        states[f"gpu_rng.{hvd.rank()}"] = of_gpu
+    return states
+
+
+def set_random_states(states: dict[str, Tensor], device: torch.device, path: Path) -> None:
+    """What is not among them goes on as it is: of ranks that are new, or of another device."""
+    of_cpu, of_gpu = (states.get(f"{kind}.{hvd.rank()}") for kind in ("rng", "gpu_rng"))
+    if of_cpu is not None:
+        torch.set_rng_state(of_cpu)
+    if of_gpu is not None and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(of_gpu, device)
+    saved_on_gpu = "gpu_rng.0" in states
+    if saved_on_gpu and device.type == "cpu":
+        say(f"the checkpoint {path} was saved on a GPU, and the model is on the CPU: the state of "
+            "the GPU's random numbers is left out")  # fmt: skip
+    elif device.type != "cpu" and not saved_on_gpu:
+        say(f"the checkpoint {path} has no state of a GPU's random numbers (it was saved on the "
+            f"CPU, or before they were kept): those of {device} go on as they are")  # fmt: skip
+
+
 def save_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, notes: dict[str, str]
 ) -> None:
-    generators = hvd.allgather(torch.get_rng_state()[None], name="rng")  # [khorus]
+    states = hvd.allgather_object(random_states(device_of(model)), name="rng")  # [khorus]
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
 
     def write() -> None:
         tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         for p, state in optimizer.state.items():
             tensors |= {f"optimizer.{names[p]}.{key}": state[key] for key in MOMENTS}
-        tensors |= {f"rng.{rank}": generator.clone() for rank, generator in enumerate(generators)}
+        for of_rank in states:
+            tensors |= of_rank
         metadata = {"format": "pt", "khorus.step": str(step), **notes}
         metadata["khorus.optimizer"] = json.dumps(tree_of(optimizer, names))
         unfinished = path.with_suffix(".tmp")
@@ -453,7 +480,7 @@ def load_checkpoint(
 ) -> int:
     """Returns the step. Rank 0 reads, and the others get it from there."""
 
-    def read() -> tuple[int, list[Tensor]]:
+    def read() -> tuple[int, dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             for key, ours in notes.items():
@@ -473,12 +500,11 @@ def load_checkpoint(
                     key: tensors[f"optimizer.{name}.{key}"].to(parameter.device) for key in MOMENTS
                 }
                 optimizer.state[parameter] = {"step": torch.tensor(steps), **state}
-        ranks = sum(key.startswith("rng.") for key in tensors)
-        return int(metadata["khorus.step"]), [tensors[f"rng.{rank}"] for rank in range(ranks)]
+        states = {k: v for k, v in tensors.items() if k.startswith(("rng.", "gpu_rng."))}
+        return int(metadata["khorus.step"]), states
 
-    step, generators = on_rank_0(read)
-    if hvd.rank() < len(generators):
-        torch.set_rng_state(generators[hvd.rank()])
+    step, states = on_rank_0(read)
+    set_random_states(states, device_of(model), path)
     return step
 
 

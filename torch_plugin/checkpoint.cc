@@ -1,15 +1,17 @@
 // Checkpoints of a training run: what torch_checkpoint.h promises, over safetensors.cc.
 //
-// On save every rank gives the state of its random number generator, rank 0 writes, and every rank
-// learns how that went. On load rank 0 reads the file's bytes and every rank checks them alike.
+// On save every rank gives the states of its random number generators, rank 0 writes, and every
+// rank learns how that went. On load rank 0 reads the file's bytes and every rank checks them
+// alike.
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 
 #include <charconv>
 #include <exception>
-#include <mutex>
+#include <optional>
 
+#include "torch_plugin/device.h"
 #include "torch_plugin/file.h"
+#include "torch_plugin/generators.h"
 #include "torch_plugin/optimizer_tree.h"
 #include "torch_plugin/tensor_view.h"
 
@@ -19,6 +21,7 @@ namespace {
 constexpr const char* kModelPrefix = "model.";
 constexpr const char* kOptimizerPrefix = "optimizer.";
 constexpr const char* kGeneratorPrefix = "rng.";
+constexpr const char* kGpuGeneratorPrefix = "gpu_rng.";
 constexpr const char* kStepKey = "khorus.step";
 constexpr const char* kOptimizerKey = "khorus.optimizer";
 constexpr const char* kNotePrefix = "note.";
@@ -64,7 +67,7 @@ ParameterNames names_of(const ::torch::nn::Module& model) {
   return names;
 }
 
-Safetensors content_of(const TrainingState& state, const Tensor& generators) {
+Safetensors content_of(const TrainingState& state, const NamedTensors& generators) {
   Safetensors content;
   for (const auto& [name, tensor] : tensors_of(state.model)) {
     content.tensors[kModelPrefix + name] = tensor.detach();
@@ -73,9 +76,7 @@ Safetensors content_of(const TrainingState& state, const Tensor& generators) {
   for (const auto& [name, tensor] : tree.tensors) {
     content.tensors[kOptimizerPrefix + name] = tensor;
   }
-  for (int64_t rank = 0; rank < generators.size(0); ++rank) {
-    content.tensors[kGeneratorPrefix + std::to_string(rank)] = generators[rank];
-  }
+  for (const auto& [name, bytes] : generators) content.tensors[name] = bytes;
   content.metadata["format"] = "pt";
   content.metadata[kStepKey] = std::to_string(state.step);
   content.metadata[kOptimizerKey] = tree.structure.dump();
@@ -165,37 +166,78 @@ OptimizerTree optimizer_in(const Safetensors& content, const std::string& path) 
   return tree;
 }
 
-Tensor generator_state() {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
-  const std::lock_guard lock(generator.mutex());
-  return generator.get_state();
+// The one that the model is on, if it is on one.
+std::optional<at::Device> gpu_of(const ::torch::nn::Module& model) {
+  for (const auto& [name, tensor] : tensors_of(model)) {
+    if (is_gpu(tensor.device())) return tensor.device();
+  }
+  return std::nullopt;
 }
 
-// The state of this rank's generator, or an undefined tensor.
-Tensor generator_in(const Safetensors& content, int rank, const std::string& path) {
-  const auto found = content.tensors.find(kGeneratorPrefix + std::to_string(rank));
+// The states of all ranks under their names in the file. A rank sends that of the CPU, which is as
+// long everywhere, and behind it that of its GPU, if it has one.
+NamedTensors gather_generators(const std::optional<at::Device>& gpu,
+                               const CheckpointOptions& options) {
+  Tensor mine = generator_state(at::kCPU);
+  const int64_t of_cpu = mine.numel();
+  if (gpu) mine = at::cat({mine, generator_state(*gpu)});
+  const Tensor sizes =
+      allgather(at::full({1}, mine.numel(), at::kLong), operation(options, "rng_sizes"));
+  const Tensor bytes = allgather(mine, operation(options, "rng"));
+  NamedTensors states;
+  int64_t offset = 0;
+  for (int64_t rank = 0; rank < sizes.numel(); ++rank) {
+    const int64_t size = sizes[rank].item<int64_t>();
+    states.emplace_back(kGeneratorPrefix + std::to_string(rank), bytes.narrow(0, offset, of_cpu));
+    if (size > of_cpu) {
+      states.emplace_back(kGpuGeneratorPrefix + std::to_string(rank),
+                          bytes.narrow(0, offset + of_cpu, size - of_cpu));
+    }
+    offset += size;
+  }
+  return states;
+}
+
+// A state for this rank's generator of the device, or an undefined tensor.
+Tensor generator_in(const Safetensors& content, int rank, const at::Device& device,
+                    const std::string& path) {
+  const char* const prefix = device.is_cpu() ? kGeneratorPrefix : kGpuGeneratorPrefix;
+  const auto found = content.tensors.find(prefix + std::to_string(rank));
   if (found == content.tensors.end()) return {};
-  const Tensor now = generator_state();
+  const Tensor now = generator_state(device);
   if (found->second.scalar_type() != at::kByte || found->second.sizes() != now.sizes()) {
     throw_invalid(path + " is no checkpoint of this version: \"" + found->first +
-                  "\" is not the state of a random number generator");
+                  "\" is not the state of a random number generator of " + device.str());
   }
   return found->second;
+}
+
+// What is not an error, but makes a run with random numbers another one.
+void warn_of_other_device(const Safetensors& content, const std::optional<at::Device>& gpu,
+                          const std::string& path) {
+  const bool saved_on_gpu = content.tensors.contains(kGpuGeneratorPrefix + std::string("0"));
+  if (saved_on_gpu && !gpu) {
+    TORCH_WARN("the checkpoint ", path, " was saved on a GPU, and the model is on the CPU: the ",
+               "state of the GPU's random numbers is left out");
+  } else if (gpu && !saved_on_gpu) {
+    TORCH_WARN("the checkpoint ", path, " has no state of a GPU's random numbers (it was saved on ",
+               "the CPU, or before they were kept): those of ", gpu->str(), " go on as they are");
+  }
 }
 
 void restore(const Safetensors& content, TrainingState& state, int rank, const std::string& path) {
   check_notes(content, state, path);
   const int64_t step = step_of(content, path);
-  const Tensor generator = generator_in(content, rank, path);
+  const std::optional<at::Device> gpu = gpu_of(state.model);
+  const Tensor of_cpu = generator_in(content, rank, at::kCPU, path);
+  const Tensor of_gpu = gpu ? generator_in(content, rank, *gpu, path) : Tensor();
   const OptimizerTree tree = optimizer_in(content, path);
   check_model(tensors_of(state.model), content, kModelPrefix);
   restore_from_tree(state.optimizer, tree, "checkpoint " + path + ": ");
   load_model(state.model, content, kModelPrefix);
-  if (generator.defined()) {
-    at::Generator ours = at::detail::getDefaultCPUGenerator();
-    const std::lock_guard lock(ours.mutex());
-    ours.set_state(generator);
-  }
+  if (of_cpu.defined()) set_generator_state(at::kCPU, of_cpu);
+  if (of_gpu.defined()) set_generator_state(*gpu, of_gpu);
+  if (rank == 0) warn_of_other_device(content, gpu, path);
   state.step = step;
 }
 
@@ -210,7 +252,7 @@ void load_model(::torch::nn::Module& model, const Safetensors& content, const st
 
 void save_checkpoint(const std::string& path, const TrainingState& state,
                      const CheckpointOptions& options) {
-  const Tensor generators = allgather(generator_state().unsqueeze(0), operation(options, "rng"));
+  const NamedTensors generators = gather_generators(gpu_of(state.model), options);
   std::exception_ptr failure;
   try {
     if (engine_of(options.engine).rank() == 0) {

@@ -264,6 +264,9 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   at::DeviceIndex maybeExchangeDevice(at::DeviceIndex device) const override {
     return exchangeDevice(device);
   }
+  const at::Generator& getDefaultGenerator(at::DeviceIndex device) const override {
+    return default_generator(device < 0 ? current_device() : device);
+  }
   // Copies read the host's memory before they return, so it needs no other.
   at::Allocator* getPinnedMemoryAllocator() const override { return at::getCPUAllocator(); }
 };

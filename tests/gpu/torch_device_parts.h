@@ -1,5 +1,5 @@
-// What the two halves of the tests' device for torch share: torch_device.cc has streams, events and
-// memory, torch_operations.cc what torch does there.
+// What the parts of the tests' device for torch share: torch_device.cc has streams, events and
+// memory, torch_operations.cc what torch does there, torch_generator.cc random numbers.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -19,6 +19,9 @@ CUstream current_handle(int device);
 // Counts.
 void host_waits_for(CUstream stream, int device);
 c10::Allocator& device_allocator();
+const at::Generator& default_generator(int device);
+// One of the CPU, which gives the numbers of the next operation.
+at::Generator generator_for_operation(at::Generator generator);
 
 // The driver's context of a device is current while this lives.
 class DeviceScope {

@@ -69,12 +69,17 @@ bool is_here(const at::Tensor& tensor) {
   return tensor.defined() && tensor.device().type() == kDevice;
 }
 
+bool writes(const c10::Argument& argument) {
+  return argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+}
+
 // One call of an operator, moved to the CPU.
 class Call {
  public:
   explicit Call(const c10::OperatorHandle& op) : op_(op) {}
 
-  c10::IValue argument(const c10::IValue& given, bool writes) {
+  c10::IValue argument(const c10::IValue& given, const c10::Argument& declared) {
+    const bool writes = gpu_double::writes(declared);
     if (given.isTensor()) return tensor(given.toTensor(), writes);
     if (given.isTensorList()) {
       c10::List<at::Tensor> list;
@@ -87,6 +92,10 @@ class Call {
         list.push_back(part ? std::optional(tensor(*part, writes)) : std::nullopt);
       }
       return list;
+    }
+    if (declared.type()->str() == "Generator?") {
+      return generator_for_operation(given.isNone() ? default_generator(device_)
+                                                    : given.toGenerator());
     }
     if (given.isDevice()) {
       if (given.toDevice().has_index()) device_ = given.toDevice().index();
@@ -127,10 +136,6 @@ class Call {
   std::vector<Access> accesses_;
 };
 
-bool writes(const c10::Argument& argument) {
-  return argument.alias_info() != nullptr && argument.alias_info()->isWrite();
-}
-
 // What an operator returns that is one of its arguments.
 const c10::IValue& written_argument(const c10::FunctionSchema& schema, const c10::AliasInfo& alias,
                                     const std::vector<c10::IValue>& arguments) {
@@ -149,7 +154,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   Call call(op);
   torch::jit::Stack moved;
   for (size_t i = 0; i < given.size(); ++i) {
-    moved.push_back(call.argument(given[i], writes(schema.arguments()[i])));
+    moved.push_back(call.argument(given[i], schema.arguments()[i]));
   }
   const bool only_writes_arguments =
       std::all_of(schema.returns().begin(), schema.returns().end(),

@@ -2,52 +2,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "tests/gpu/torch_net.h"
 #include "tests/gpu/torch_ranks.h"
-#include "tests/torch/regression.h"
-#include "tests/torch/temporary_folder.h"
 
 namespace khorus::torch::testing {
 namespace {
 
 using gpu_double::host_waits;
-
-// Net with its layers where they are wanted: torch moves no module to a device of this kind.
-struct NetOnDevices : ::torch::nn::Module {
-  NetOnDevices(at::Device first, at::Device last) {
-    const Net net(::torch::kFloat64);
-    for (const auto& item : net->named_parameters()) {
-      std::string name = item.key();
-      std::replace(name.begin(), name.end(), '.', '_');
-      const Tensor there = item.value().detach().to(name.starts_with("third") ? last : first);
-      parameters_there.push_back(register_parameter(name, there.clone()));
-    }
-  }
-  Tensor layer(size_t number, const Tensor& x) const {
-    const Tensor& weight = parameters_there[2 * number];
-    return ::torch::linear(x.to(weight.device()), weight, parameters_there[2 * number + 1]);
-  }
-  // On examples first to first + 3.
-  Tensor loss(int64_t step, int64_t first) const {
-    const auto [x, y] = examples(step, first, 4, ::torch::kFloat64);
-    const Tensor out = layer(2, ::torch::tanh(layer(1, ::torch::tanh(layer(0, x)))));
-    const Tensor difference = out - y.to(out.device());
-    return (difference * difference).mean();
-  }
-  std::vector<Tensor> read() const {
-    std::vector<Tensor> values;
-    for (const Tensor& parameter : parameters_there) values.push_back(parameter.detach().cpu());
-    return values;
-  }
-
-  std::vector<Tensor> parameters_there;
-};
 
 // The parameters after training, and how often the host waited in a step after the third.
 struct Trained {
@@ -162,34 +129,6 @@ TEST_P(TorchGpu, BroadcastsOptimizerStateToEachDevice) {
     EXPECT_EQ(state.step(), 1);
     expect_equal(state.exp_avg(), ::torch::full({2, 4}, 0.1), gpu);
   });
-}
-
-// What was saved on a GPU goes on on the CPU, and the other way round.
-TEST_P(TorchGpu, CheckpointsAreReadOnEitherDevice) {
-  const TemporaryFolder folder;
-  const std::string path = folder / "checkpoint.safetensors";
-  for (const bool saved_on_gpu : {true, false}) {
-    on_gpus(GetParam(), [&](Engine& engine, at::Device gpu) {
-      const auto step_on = [&](at::Device device, bool load) {
-        NetOnDevices net(device, device);
-        DistributedOptimizer optimizer(make_adamw(net.parameters()), net.named_parameters(),
-                                       on(engine));
-        TrainingState state{net, optimizer, 1, {}};
-        CheckpointOptions options;
-        options.engine = &engine;
-        if (load) load_checkpoint(path, state, options);
-        optimizer.zero_grad();
-        net.loss(load ? 1 : 0, 0).backward();
-        optimizer.step();
-        if (!load) save_checkpoint(path, state, options);
-        return net.read();
-      };
-      step_on(saved_on_gpu ? gpu : at::Device(at::kCPU), /*load=*/false);
-      const auto on_the_other = step_on(saved_on_gpu ? at::Device(at::kCPU) : gpu, /*load=*/true);
-      const auto on_the_same = step_on(saved_on_gpu ? gpu : at::Device(at::kCPU), /*load=*/true);
-      EXPECT_LT(largest_difference(on_the_same, on_the_other), 1e-9);
-    });
-  }
 }
 
 TEST_P(TorchGpu, SyncBatchNormIsThatOfTheCpu) {

@@ -46,6 +46,36 @@ def test_either_device_goes_on_where_the_other_stopped(train: Any) -> None:
         assert train(other, "--resume") == pytest.approx(expected, abs=1e-4)
 
 
+def test_random_numbers_go_on_with_the_checkpoint(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of either device; rank 0 says it when the file has none of the one in use."""
+    step = train_lm.train_step
+
+    def drawing(model: Any, *arguments: Any) -> Any:  # as dropout does; more on later ranks
+        torch.rand(3 + hvd.rank())
+        torch.rand(3, device=train_lm.device_of(model))
+        return step(model, *arguments)
+
+    def next_numbers(device: torch.device) -> list[float]:
+        return [*torch.rand(2).tolist(), *torch.rand(2, device=device).cpu().tolist()]
+
+    monkeypatch.setattr(train_lm, "train_step", drawing)
+    for device, other, words in (
+        (here(), CPU, "was saved on a GPU, and the model is on the CPU: the state of the GPU's"),
+        (CPU, here(), "has no state of a GPU's random numbers (it was saved on the CPU"),
+    ):
+        train(device, "--stop-after", "2")
+        expected = next_numbers(device)
+        train(device, "--stop-after", "2", "--resume")
+        assert next_numbers(device) == expected
+        assert "random numbers" not in capsys.readouterr().out
+        train(other, "--stop-after", "2", "--resume")
+        said = f"the checkpoint {tmp_path / 'checkpoint.safetensors'} {words}"
+        assert capsys.readouterr().out.count(said) == (1 if hvd.rank() == 0 else 0)
+        assert torch.rand(2).tolist() == expected[:2]
+
+
 def test_a_step_does_not_wait_for_the_device(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = []
     step = train_lm.train_step

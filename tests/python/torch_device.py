@@ -31,7 +31,15 @@ if LIBRARY:
     module._lazy_init = lambda: None
     module.is_available = lambda: False  # else optimizers ask it about graphs
     module.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    module._is_in_bad_fork = lambda: False
+    module.manual_seed_all = lambda seed: generator(hvd.local_rank()).manual_seed(seed)
+    module.get_rng_state = lambda device: generator(device.index).get_state()
+    module.set_rng_state = lambda state, device: generator(device.index).set_state(state)
     torch._register_device_module("gpudouble", module)
+
+
+def generator(device: int) -> torch.Generator:
+    return torch._C._accelerator_getDefaultGenerator(device)
 
 
 class Double:

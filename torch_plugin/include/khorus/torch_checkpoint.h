@@ -62,16 +62,19 @@ struct CheckpointOptions {
   Engine* engine = nullptr;         // null: the default engine
 };
 
-// Collective over all ranks. Rank 0 writes its model, optimizer and step, and the state of every
-// rank's random number generator (the default CPU one). When rank 0 cannot, every rank throws.
+// Collective over all ranks. Rank 0 writes its model, optimizer and step, and the states of every
+// rank's random number generators: torch's default one of the CPU, and that of the GPU that the
+// model is on. When rank 0 cannot, every rank throws.
 //
-// In the file: tensors "model.NAME", "optimizer.PARAMETER.VALUE", "rng.RANK"; metadata
-// "khorus.step", "khorus.optimizer" (JSON) and "note.KEY".
+// In the file: tensors "model.NAME", "optimizer.PARAMETER.VALUE", "rng.RANK" and, of ranks with a
+// GPU, "gpu_rng.RANK"; metadata "khorus.step", "khorus.optimizer" (JSON) and "note.KEY".
 void save_checkpoint(const std::string& path, const TrainingState& state,
                      const CheckpointOptions& options = {});
 
 // Collective over all ranks. Rank 0 reads the file and sends it: only its host needs to have it.
-// A rank that the file has no generator for (there are more ranks now) keeps its own.
+// A generator that the file has no state for (there are more ranks now) goes on as it is. When that
+// is because the file was saved on the CPU and the model is on a GPU, or the other way round, rank
+// 0 says so: a warning of torch's.
 void load_checkpoint(const std::string& path, TrainingState& state,
                      const CheckpointOptions& options = {});
 
