@@ -1,4 +1,5 @@
 // Training with tensors of a GPU through the libtorch front end; see torch_test.cc.
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -112,6 +113,49 @@ TEST_P(TorchGpu, SynchronizeIsForTheStreamAndBucketsAreOnTheDevice) {
     expect_equal(a.grad(), ::torch::full({2, 4}, 3.0), gpu);
     expect_equal(b.grad(), ::torch::full({3, 4}, (engine.size() + 1) / 2.0), gpu);
     optimizer.step();
+  });
+}
+
+// Whatever stream the last gradient of a group or bucket comes from; the double finds what is
+// early.
+TEST_P(TorchGpu, GradientsComeFromTheStreamsThatMadeThem) {
+  on_gpus(GetParam(), [](Engine& engine, at::Device gpu) {
+    const c10::impl::VirtualGuardImpl device(gpu.type());
+    const c10::Stream main = device.getStream(gpu);
+    const auto order = [](const c10::Stream& first, const c10::Stream& second) {
+      c10::Event now(first.device_type());
+      now.record(first);
+      now.block(second);
+    };
+    for (const int num_groups : {0, 1, 2}) {
+      NamedParameters parameters;
+      std::vector<Tensor> plain;
+      std::vector<c10::Stream> streams;
+      for (const int64_t count : {2, 300, 4, 5}) {
+        plain.push_back(rows(0, count).to(gpu).requires_grad_(true));
+        parameters.emplace_back(std::to_string(count), plain.back());
+        streams.push_back(device.getNewStream(gpu));
+      }
+      DistributedOptimizerOptions options = on(engine);
+      options.num_groups = num_groups;
+      DistributedOptimizer optimizer(plain_sgd(plain), parameters, options);
+      for (int step = 0; step < 4; ++step) {
+        optimizer.zero_grad();
+        for (size_t i = 0; i < plain.size(); ++i) {
+          order(main, streams[i]);
+          device.exchangeStream(streams[i]);
+          (plain[i] * (engine.rank() + static_cast<int>(i))).sum().backward();
+          device.exchangeStream(main);
+        }
+        for (const c10::Stream& stream : streams) order(stream, main);
+        optimizer.step();
+      }
+      const double mean = (engine.size() - 1) / 2.0;
+      for (size_t i = 0; i < plain.size(); ++i) {
+        expect_equal(plain[i].detach(),
+                     rows(0, plain[i].size(0)) - 4 * (mean + static_cast<double>(i)), gpu);
+      }
+    }
   });
 }
 

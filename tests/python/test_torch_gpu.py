@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import khorus.torch as hvd
-from torch_device import double, here, library, pytestmark  # noqa: F401
+from torch_device import here, library, pytestmark  # noqa: F401
 
 
 def rows(rank: int, count: int) -> torch.Tensor:
@@ -109,6 +109,50 @@ def test_training_is_that_of_the_cpu_and_waits_in_the_stream() -> None:
         assert waits == 0
     mixed, _ = train(here(), "cpu")
     torch.testing.assert_close(mixed, expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_groups": 1},
+        {"num_groups": 2},
+        {"groups": "pairs"},
+        {"num_groups": 1, "compression": hvd.Compression.bf16},
+        {"gradient_arena": False},
+        {},
+    ],
+)
+def test_gradients_come_from_the_streams_that_made_them(options: dict[str, Any]) -> None:
+    """Whatever stream the last of a group or bucket comes from; the device finds what is early."""
+    device = here()
+    parameters = [nn.Parameter(rows(0, count).to(device)) for count in (2, 300, 4, 5)]
+    if options.get("groups") == "pairs":
+        options = {"groups": [parameters[::2], parameters[1::2]]}
+    plain = torch.optim.SGD(parameters, lr=1.0, foreach=False)
+    optimizer = hvd.DistributedOptimizer(plain, **options)
+    streams = [torch.Stream(device) for _ in parameters]
+    main = torch.accelerator.current_stream(device)
+    for step in range(4):
+        optimizer.zero_grad()
+        losses = []
+        for number, (p, stream) in enumerate(zip(parameters, streams, strict=True)):
+            stream.wait_stream(main)
+            with stream:
+                losses.append((p * (hvd.rank() + number)).sum())
+        if step % 2:  # in one backward() that goes through all streams, or in one for each
+            for stream in streams:
+                main.wait_stream(stream)
+            torch.stack(losses).sum().backward()
+        else:
+            for loss, stream in zip(losses, streams, strict=True):
+                with stream:
+                    loss.backward()
+        for stream in streams:
+            main.wait_stream(stream)
+        optimizer.step()
+    mean = (hvd.size() - 1) / 2
+    for number, p in enumerate(parameters):
+        check(p.detach(), rows(0, p.shape[0]) - 4 * (mean + number))
 
 
 def test_optimizer_state_goes_to_each_device() -> None:

@@ -12,7 +12,7 @@ import torch
 
 import khorus.torch as hvd
 from example import train_lm
-from torch_device import double, here, library, pytestmark  # noqa: F401
+from torch_device import here, library, pytestmark  # noqa: F401
 
 CPU = torch.device("cpu")
 SHAPE = ["--layers", "2", "--width", "32", "--heads", "2", "--context", "32", "--batch", "4"]

@@ -1,8 +1,8 @@
 """The device of the tests' own for torch (tests/gpu/torch_device.h), which counts as CUDA here; it
 ends the process when an operation is not ordered after what it needs.
 
-KHORUS_TEST_TORCH_DEVICE names the library with the device. Test modules take `double` and
-`pytestmark` from here.
+KHORUS_TEST_TORCH_DEVICE names the library with the device. Without it there is none, and
+`pytestmark` skips the module that takes it from here.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ class Double:
         return int(event.event_id)
 
 
-@pytest.fixture(autouse=True)
-def double(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_device, "gpu", Double())
+if LIBRARY:
+    _device.gpu = Double()
 
 
 def here() -> torch.device:

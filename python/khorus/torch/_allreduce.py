@@ -13,6 +13,7 @@ from khorus.reduce_ops import Adasum, Average, Max, Min, Product, ReduceOp, Sum,
 from khorus.torch._device import gpu_among
 from khorus.torch._tensors import (
     Handle,
+    View,
     checked,
     in_place_handle,
     member_names,
@@ -43,6 +44,8 @@ def _start(
     ]
     targets = sources if in_place else [torch.empty_like(source) for source in sources]
     inputs = [view(t) for t in sources]
+    if grouped and in_place:
+        return start_group_in_place(tensors, sources, inputs, name, op, scales, process_set)
     outputs = inputs if in_place else [view(t) for t in targets]
     options = (op, *scales, id_of(process_set))
     if grouped:
@@ -51,13 +54,30 @@ def _start(
     else:
         works = [_core.allreduce(name or "", inputs[0], outputs[0], *options)]
     if in_place:
-        return in_place_handle(works, tensors, targets, inputs, grouped)
+        return in_place_handle(works, tensors, targets, inputs)
     return Handle(
         works,
         (sources, targets, inputs, outputs),
         lambda _: targets if grouped else targets[0],
         gpu_among(sources),
     )
+
+
+def start_group_in_place(
+    tensors: Tensors,
+    sources: Tensors,
+    views: Sequence[View],
+    name: str | None,
+    op: ReduceOp,
+    scales: tuple[float, float],
+    process_set: ProcessSet,
+) -> Handle:
+    """Submits a group whose members may have become ready in different streams: `views` were made
+    there, of `sources`, which are the tensors or contiguous copies of them."""
+    options = (op, *scales, id_of(process_set))
+    names = member_names(name, tensors)
+    works = _core.grouped_allreduce(name or "", names, views, views, *options)
+    return in_place_handle(works, tensors, sources, views, grouped=True)
 
 
 def allreduce_async(

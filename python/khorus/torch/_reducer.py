@@ -6,7 +6,7 @@ last gradient it is, so that communication overlaps the rest of the backward pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,16 +15,25 @@ import torch
 from khorus import _core
 from khorus.process_sets import ProcessSet, id_of
 from khorus.reduce_ops import Average, ReduceOp, Sum
+from khorus.torch._allreduce import start_group_in_place
 from khorus.torch._arena import Arena, Bucket
+from khorus.torch._tensors import checked, tidy, view
 from khorus.torch.compression import Compression, Compressor, compressing
-from khorus.torch.mpi_ops import (
-    allreduce_async_,
-    grouped_allreduce_async_,
-    sparse_allreduce_async,
-    synchronize,
-)
+from khorus.torch.mpi_ops import allreduce_async_, sparse_allreduce_async, synchronize
 
 Parameter = torch.Tensor
+
+
+class Part:
+    """A gradient of a group, as it will be sent.
+
+    Made in the hook. So on a GPU it is ready with the stream that has computed the gradient,
+    whichever the last gradient of the group comes from."""
+
+    def __init__(self, gradient: torch.Tensor, compression: type[Compressor]) -> None:
+        self.smaller, self.context = compression.compress(gradient)
+        self.source = checked(self.smaller, "grouped_allreduce")
+        self.view = view(self.source)
 
 
 class Reducer:
@@ -51,7 +60,7 @@ class Reducer:
         self.process_set = process_set
         self.group_of = {p: tuple(group) for group in groups for p in group}
         self.delay: dict[Parameter, int] = {}
-        self.ready: dict[tuple[Parameter, ...], set[Parameter]] = {}
+        self.ready: dict[tuple[Parameter, ...], dict[Parameter, Part]] = {}
         self.pending: dict[Parameter, Callable[[], None]] = {}
         self.hooked: dict[Parameter, Any] = {}
         self.arena = Arena(gradient_arena)
@@ -147,12 +156,13 @@ class Reducer:
             else:
                 self.submit_alone(p)
             return
-        ready = self.ready.setdefault(group, set())
-        ready.add(p)
-        self.pending[p] = lambda: None
-        if len(ready) == len(group):
-            del self.ready[group]
-            self.submit_group(group)
+        part = Part(self.gradient_of(p), self.compression)
+        with self.arena.lock:
+            ready = self.ready.setdefault(group, {})
+            ready[p] = part
+            self.pending[p] = lambda: None
+            if len(ready) == len(group):
+                self.submit_group(group)
 
     def gradient_of(self, p: Parameter) -> torch.Tensor:
         if p.grad is None:
@@ -201,15 +211,24 @@ class Reducer:
         )
         self.pending[next(p for p in bucket.places if p not in bucket.missing)] = handle.wait
 
-    def submit_group(self, group: Sequence[Parameter]) -> None:
-        pairs = [self.compression.compress(self.gradient_of(p)) for p in group]
-        handle = grouped_allreduce_async_(
-            [smaller for smaller, _ in pairs], name=self.name_of(group[0]), **self.options()
+    def submit_group(self, group: tuple[Parameter, ...]) -> None:
+        tidy()
+        ready = self.ready.pop(group)
+        parts = [ready.get(p) or Part(self.gradient_of(p), self.compression) for p in group]
+        options = self.options()
+        handle = start_group_in_place(
+            [part.smaller for part in parts],
+            [part.source for part in parts],
+            [part.view for part in parts],
+            self.name_of(group[0]),
+            self.op,
+            (options["prescale_factor"], options["postscale_factor"]),
+            self.process_set,
         )
 
         def finish() -> None:
-            for p, reduced, (_, context) in zip(group, synchronize(handle), pairs, strict=True):
-                self.put_back(p, reduced, context)
+            for p, reduced, part in zip(group, synchronize(handle), parts, strict=True):
+                self.put_back(p, reduced, part.context)
 
         for p in group[1:]:
             self.pending[p] = lambda: None
@@ -231,7 +250,6 @@ class Reducer:
             if p not in self.pending:  # no gradient on this rank, or fewer passes than planned
                 self.submit(p)
         for group in list(self.ready):  # of which a member was frozen meanwhile
-            del self.ready[group]
             self.submit_group(group)
         for bucket in self.arena.buckets:  # the same
             if not bucket.submitted and bucket.is_complete and bucket.has_some:
