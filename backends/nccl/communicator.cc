@@ -275,8 +275,7 @@ bool Communicator::times(uint64_t sequence, int64_t* begin_ns, int64_t* end_ns) 
 
 Result<khorus_memory> Communicator::allocate(size_t bytes) {
   if (Status status = progress_->end(); !status.ok()) return status;
-  const DeviceScope scope(device_->driver(), device_->context());
-  return device_->lend(bytes);
+  return device_->lending().lend(bytes);
 }
 
 void Communicator::abort(const std::string& reason) {
@@ -303,7 +302,9 @@ bool Communicator::drain() {
   const auto drained = std::make_shared<Progress>();
   if (!device_->tell(*last, drained, 1).ok()) return true;
   drained->wait(1, kDrainPatience);
-  return device_->driver().event_query(*last) != CUDA_ERROR_NOT_READY;
+  if (device_->driver().event_query(*last) != CUDA_ERROR_NOT_READY) return true;
+  device_->lending().distrust_lent();
+  return false;
 }
 
 std::string Communicator::where() const { return party_.name(static_cast<size_t>(party_.rank)); }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 namespace khorus::backends::nccl {
 namespace {
@@ -13,23 +14,6 @@ CUdeviceptr address(const void* pointer) { return reinterpret_cast<CUdeviceptr>(
 struct News {
   std::shared_ptr<Progress> progress;
   uint64_t number;
-};
-
-// Memory that was lent, and what it takes to free it.
-struct Loan {
-  const Driver& driver;
-  CUdevice device = 0;
-  CUcontext context = nullptr;
-  CUdeviceptr memory = 0;
-
-  ~Loan() {
-    if (context == nullptr) return;
-    {
-      const DeviceScope scope(driver, context);
-      if (memory != 0) driver.mem_free(memory);
-    }
-    driver.primary_ctx_release(device);
-  }
 };
 
 }  // namespace
@@ -63,13 +47,16 @@ Status Device::prepare() {
   int greatest = 0;
   Status status = status_of(driver_.ctx_get_stream_priority_range(&least, &greatest),
                             "cuCtxGetStreamPriorityRange");
-  for (CUstream* stream : {&stream_, &telling_, &zeroing_}) {
+  for (CUstream* stream : {&stream_, &telling_}) {
     if (!status.ok()) return status;
     status =
         status_of(driver_.stream_create_with_priority(stream, CU_STREAM_NON_BLOCKING, greatest),
                   "cuStreamCreateWithPriority");
   }
-  return status;
+  if (!status.ok()) return status;
+  Result<std::shared_ptr<MemoryPool>> lending = MemoryPool::of(driver_, ordinal_);
+  if (lending) lending_ = std::move(*lending);
+  return lending.status();
 }
 
 Device::~Device() {
@@ -79,7 +66,6 @@ Device::~Device() {
     for (const CUevent event : events_) driver_.event_destroy(event);
     if (stream_ != nullptr) driver_.stream_destroy(stream_);
     if (telling_ != nullptr) driver_.stream_destroy(telling_);
-    if (zeroing_ != nullptr) driver_.stream_destroy(zeroing_);
     if (scratch_ != 0) driver_.mem_free(scratch_);
     for (const CUdeviceptr staging : stagings_) driver_.mem_free(staging);
     if (host_scratch_ != nullptr) driver_.mem_free_host(host_scratch_);
@@ -150,28 +136,6 @@ Status Device::copy_from_host(void* to, const void* from, size_t bytes) {
 
 Status Device::call(void (*function)(void* data), void* data) {
   return status_of(driver_.launch_host_func(stream_, function, data), "cuLaunchHostFunc");
-}
-
-Result<khorus_memory> Device::lend(size_t bytes) {
-  auto loan = std::make_unique<Loan>(Loan{driver_});
-  Status status = status_of(driver_.device_get(&loan->device, ordinal_), "cuDeviceGet");
-  if (status.ok()) {
-    status = status_of(driver_.primary_ctx_retain(&loan->context, loan->device),
-                       "cuDevicePrimaryCtxRetain");
-  }
-  if (status.ok()) status = status_of(driver_.mem_alloc(&loan->memory, bytes), "cuMemAlloc");
-  if (status.ok()) {
-    status = status_of(driver_.mem_set(loan->memory, 0, bytes, zeroing_), "cuMemsetD8Async");
-  }
-  // So that no other stream has to wait for it.
-  if (status.ok()) status = status_of(driver_.stream_synchronize(zeroing_), "cuStreamSynchronize");
-  if (!status.ok()) return status;
-  khorus_memory memory{};
-  memory.struct_size = sizeof memory;
-  memory.data = reinterpret_cast<void*>(loan->memory);
-  memory.release = [](void* owner) { delete static_cast<Loan*>(owner); };
-  memory.owner = loan.release();
-  return memory;
 }
 
 Result<std::byte*> Device::scratch() {

@@ -1,9 +1,8 @@
 // Device: what a communicator has on its GPU: the primary context, a stream with the highest
-// priority for the operations, one that tells Progress, one that zeroes what is lent, events, and a
-// little memory.
+// priority for the operations, one that tells Progress, events, and memory.
 //
-// Thread rule: events and lend() from any thread; the rest by the thread that runs the operations.
-// Every method REQUIRES that context() is current (DeviceScope).
+// Thread rule: events and lending() from any thread; the rest by the thread that runs the
+// operations. Every method REQUIRES that context() is current (DeviceScope).
 #pragma once
 
 #include <cstddef>
@@ -13,8 +12,8 @@
 #include <vector>
 
 #include "backends/nccl/driver.h"
+#include "backends/nccl/memory_pool.h"
 #include "backends/nccl/progress.h"
-#include "khorus/backend.h"
 #include "khorus/status.h"
 
 namespace khorus::backends::nccl {
@@ -48,8 +47,8 @@ class Device {
   // Runs on a thread of the driver's when the stream comes there; must not call CUDA.
   Status call(void (*function)(void* data), void* data);
 
-  // Zeroed memory of the device; it may outlive this object. Any thread; waits for the zeros only.
-  Result<khorus_memory> lend(size_t bytes);
+  // The memory that callers get.
+  MemoryPool& lending() const { return *lending_; }
 
   // kScratchBytes of the device's memory and of pinned memory of the host, made when first asked
   // for. Used in the order of the stream.
@@ -72,7 +71,7 @@ class Device {
   CUcontext context_ = nullptr;
   CUstream stream_ = nullptr;
   CUstream telling_ = nullptr;
-  CUstream zeroing_ = nullptr;
+  std::shared_ptr<MemoryPool> lending_;
   CUdeviceptr scratch_ = 0;
   void* host_scratch_ = nullptr;
   std::vector<CUdeviceptr> stagings_;  // the last one is the largest

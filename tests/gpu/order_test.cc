@@ -125,6 +125,16 @@ TEST_F(Streams, MemoryThatIsFreedInUseIsFound) {
   EXPECT_DEATH(free_early(), "memory is freed that a copy to the device");
 }
 
+TEST_F(Streams, MemoryThatIsUsedAfterItWasFreedIsFound) {
+  const auto use_late = [this] {
+    driver().mem_free(a_);
+    CUdeviceptr other = 0;
+    driver().mem_alloc(&other, kBytes);
+    static_cast<void>(one_->copy(at(b_), at(a_) + 64, 64));
+  };
+  EXPECT_DEATH(use_late(), "a copy on the device uses memory of the device that was freed");
+}
+
 TEST_F(Streams, TheHostCannotTouchMemoryOfTheDevice) {
   EXPECT_DEATH(std::memset(at(a_), 0, 1), "");
 }

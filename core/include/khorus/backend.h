@@ -99,9 +99,9 @@ typedef struct khorus_op {
 /* Memory that a backend lends: see khorus_backend.allocate. */
 typedef struct khorus_memory {
   uint32_t struct_size;
-  void* data;  /* aligned to 64 bytes, zeroed */
-  void* owner; /* the argument of release */
-  void (*release)(void* owner);
+  void* data;                   /* aligned to 64 bytes, zeroed */
+  void* owner;                  /* the argument of release */
+  void (*release)(void* owner); /* of a device: when the host has seen it done with the memory */
 } khorus_memory;
 
 /* What the engine lends to a backend while a communicator lives. */

@@ -8,7 +8,8 @@
 //
 // Work::wait() returns when the operation is complete on the GPU, and on_done() is called then.
 // wait_on_stream() waits on the GPU instead. What an operation allocates (the results of allgather,
-// alltoall, reducescatter) is memory of the GPU, too.
+// alltoall, reducescatter) is memory of the GPU, too. Whoever lets go of the last owner of a result
+// has seen the GPU done with it, in all streams: the memory is zeroed and lent again.
 //
 // Thread rule: any thread.
 #pragma once

@@ -2,6 +2,7 @@
 // over machine.h. The prototypes are those of cuda.h.
 //
 // KHORUS_DOUBLE_DEVICES: how many devices there are (8).
+// KHORUS_DOUBLE_MEMORY: the bytes of memory that they have together (64 GiB).
 // KHORUS_DOUBLE_NO_MODULES: no module can be loaded, as on a device older than what it is for.
 #include <cuda.h>
 
@@ -249,6 +250,13 @@ CUresult cuMemAlloc(CUdeviceptr* address, size_t bytes) {
   if (t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
   *address = reinterpret_cast<CUdeviceptr>(allocate_device(bytes));
   return *address == 0 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+}
+CUresult cuMemGetInfo(size_t* free, size_t* total) {
+  if (t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+  const DeviceMemory memory = device_memory();
+  *free = memory.free;
+  *total = memory.total;
+  return CUDA_SUCCESS;
 }
 CUresult cuMemFree(CUdeviceptr address) {
   return free_memory(reinterpret_cast<void*>(address)) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;

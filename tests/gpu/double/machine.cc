@@ -103,6 +103,9 @@ struct Machine {
     size_t bytes;
   };
   std::map<const std::byte*, Upload> uploads;  // by where they go, the last ones
+  size_t device_bytes = 0;                     // allocated
+  // Freed on the device, the last ones; nothing else gets these addresses.
+  std::deque<std::pair<std::byte*, size_t>> freed;
 };
 
 Machine& machine() {
@@ -124,9 +127,40 @@ std::pair<const std::byte* const, Allocation>* find_memory(const void* address, 
   return begin + bytes <= it->first + it->second.bytes ? &*it : nullptr;
 }
 
+size_t total_device_bytes() {
+  const char* const text = std::getenv("KHORUS_DOUBLE_MEMORY");
+  return text == nullptr ? size_t{64} << 30 : std::strtoull(text, nullptr, 10);
+}
+
+// How many addresses that were freed are kept from others.
+constexpr size_t kQuarantine = 1000;
+
+// Frees it, and reserves the address. REQUIRES: the lock.
+void quarantine(std::byte* address, size_t bytes) {
+  Machine& all = machine();
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (::mmap(address, bytes, PROT_NONE, flags, -1, 0) == MAP_FAILED) {
+    violation("freed memory cannot be reserved");
+  }
+  all.freed.emplace_back(address, bytes);
+  if (all.freed.size() <= kQuarantine) return;
+  ::munmap(all.freed.front().first, all.freed.front().second);
+  all.freed.pop_front();
+}
+
+// REQUIRES: the lock.
+bool was_freed(const void* address) {
+  const auto* const at = static_cast<const std::byte*>(address);
+  const auto& freed = machine().freed;
+  return std::any_of(freed.begin(), freed.end(), [at](const auto& range) {
+    return at >= range.first && at < range.first + range.second;
+  });
+}
+
 void* add_memory(std::byte* address, Allocation allocation) {
   Machine& all = machine();
   const std::scoped_lock lock(all.mutex);
+  if (allocation.on_device) all.device_bytes += allocation.bytes;
   all.memory.insert_or_assign(address, std::move(allocation));
   return address;
 }
@@ -212,6 +246,7 @@ void host_waits(const Event& event) {
 
 void* allocate_device(size_t bytes) {
   const size_t size = std::max<size_t>(bytes, 1);
+  if (size > device_memory().free) return nullptr;
   const int file = ::memfd_create("khorus-gpu-double", MFD_CLOEXEC);
   if (file < 0 || ::ftruncate(file, static_cast<off_t>(size)) != 0) return nullptr;
   void* const address = ::mmap(nullptr, size, PROT_NONE, MAP_SHARED, file, 0);
@@ -221,6 +256,13 @@ void* allocate_device(size_t bytes) {
   std::memset(view, 0xa5, std::min<size_t>(size, size_t{64} << 10));  // nobody's values
   return add_memory(static_cast<std::byte*>(address),
                     {size, static_cast<std::byte*>(view), true, Shadow(size)});
+}
+
+DeviceMemory device_memory() {
+  Machine& all = machine();
+  const std::scoped_lock lock(all.mutex);
+  const size_t total = total_device_bytes();
+  return {total - std::min(total, all.device_bytes), total};
 }
 
 void* allocate_pinned(size_t bytes) {
@@ -238,8 +280,9 @@ bool free_memory(void* address) {
   const std::string complaint = it->second.shadow.free(all.host);
   if (!complaint.empty()) violation(complaint);
   if (it->second.on_device) {
-    ::munmap(address, it->second.bytes);
     ::munmap(it->second.view, it->second.bytes);
+    quarantine(static_cast<std::byte*>(address), it->second.bytes);
+    all.device_bytes -= it->second.bytes;
   } else {
     std::free(address);
   }
@@ -283,6 +326,9 @@ void expect_device_memory(const std::string& what, const void* address, size_t b
   Machine& all = machine();
   const std::scoped_lock lock(all.mutex);
   auto* const found = find_memory(address, bytes);
+  if (found == nullptr && was_freed(address)) {
+    violation(what + " uses memory of the device that was freed");
+  }
   if (found == nullptr || !found->second.on_device) {
     violation(what + " was given " + std::to_string(bytes) +
               " bytes that are not memory of the device: an illegal address");

@@ -9,7 +9,8 @@
 // this time. So a missing event wait is found in every run, not in an unlucky one.
 //
 // Device memory is mapped twice: at the address that programs get, without permission, so that the
-// host crashes where it would on a GPU; and where the double itself reads and writes.
+// host crashes where it would on a GPU; and where the double itself reads and writes. The addresses
+// that were freed last are nobody's for a while: who still uses them is told so.
 //
 // Thread rule: every function from any thread.
 #pragma once
@@ -63,7 +64,14 @@ void host_waits(const Event& event);
 // Nothing if one of them has not come, or was never recorded.
 std::optional<double> milliseconds_between(const Event& from, const Event& to);
 
+// Null: there is not so much left.
 void* allocate_device(size_t bytes);
+// Of all devices together.
+struct DeviceMemory {
+  size_t free;
+  size_t total;
+};
+DeviceMemory device_memory();
 void* allocate_pinned(size_t bytes);
 // False: there is no such memory.
 bool free_memory(void* address);
