@@ -294,6 +294,7 @@ void bind_life(py::module_& m) {
   m.def("generation", [] { return generation; });
   m.def("is_initialized", [] { return is_initialized(); });
   m.def("installed_backends", &installed_backends);
+  m.def("backend_version", &backend_version);
   m.def("place", [] {
     const Place& place = the_engine().place();
     return std::make_tuple(place.rank, place.size, place.local_rank, place.local_size,

@@ -156,14 +156,26 @@ BackendSearch find_backends(const std::string& extra_directory, GpuBackends gpu)
 
 namespace khorus {
 
-std::vector<std::string> installed_backends() {
+namespace {
+
+std::vector<runtime::FoundBackend> find_installed() {
   const Result<Config> config = Config::from_environment();
+  return runtime::find_backends(config.ok() ? config->backend_path : "").backends;
+}
+
+}  // namespace
+
+std::vector<std::string> installed_backends() {
   std::vector<std::string> names;
-  for (const auto& found :
-       runtime::find_backends(config.ok() ? config->backend_path : "").backends) {
-    names.push_back(found.name);
-  }
+  for (const auto& found : find_installed()) names.push_back(found.name);
   return names;
+}
+
+std::string backend_version(const std::string& name) {
+  for (const auto& found : find_installed()) {
+    if (found.name == name && found.backend != nullptr) return found.backend->version;
+  }
+  return "";
 }
 
 }  // namespace khorus

@@ -6,6 +6,7 @@ same time. Before init() all that need the engine raise HorovodInternalError.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -138,12 +139,20 @@ def gloo_enabled() -> bool:
 
 
 def nccl_built() -> int:
-    """NCCL's version as an integer; 0: there is no NCCL backend."""
-    return 0
+    """The version of NCCL that the installed backend for GPUs was built for, 22803 for 2.28.3.
+
+    0: there is none. It is that of the headers: NCCL itself is found when the first tensor of a GPU
+    comes, or is not (khorusrun --check-build). Loads neither NCCL nor CUDA's driver."""
+    version = re.search(r"headers of (\d+)\.(\d+)\.(\d+)", _core.backend_version("nccl"))
+    if version is None:
+        return 0
+    major, minor, patch = (int(part) for part in version.groups())
+    return major * 10000 + minor * 100 + patch
 
 
 def cuda_built() -> bool:
-    return False
+    """Whether the backend for tensors of a GPU is installed, with or without a GPU here."""
+    return nccl_built() > 0
 
 
 def rocm_built() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -111,12 +112,37 @@ def test_without_torch(tmp_path: Path) -> None:
             import khorus
             khorus.init()
             assert khorus.allreduce([2.0])[0] == 2.0
-            assert khorus.gloo_built() and not khorus.nccl_built()
+            assert khorus.gloo_built() and khorus.cuda_built() == bool(khorus.nccl_built())
             assert khorus.is_homogeneous() and khorus.local_size() == khorus.size() == 1
             """,
         ),
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_version_of_nccl_is_that_of_the_headers(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [KHORUSRUN, "--check-build"], capture_output=True, text=True, timeout=BOUND_S, check=True
+    )
+    headers = re.search(r"\] nccl .* headers of (\d+)\.(\d+)\.(\d+)\)", found.stdout)
+    expected = "0"
+    if headers is not None:
+        expected = headers[1] + headers[2].zfill(2) + headers[3].zfill(2)
+    done = run(
+        1,
+        program(
+            tmp_path,
+            """
+            import khorus
+            print("built", khorus.nccl_built(), khorus.cuda_built())
+            with open("/proc/self/maps") as file:
+                loaded = file.read()
+            assert "libcuda.so" not in loaded and "libnccl.so" not in loaded
+            """,
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"built {expected} {headers is not None}" in done.stdout
 
 
 def test_a_forked_child_lives_and_may_not_call(tmp_path: Path) -> None:

@@ -41,8 +41,12 @@ KHORUS_API void shutdown();
 KHORUS_API bool is_initialized() noexcept;
 
 // Names of the backend plugins that are installed, usable here or not (khorusrun --check-build says
-// why not): "gloo", "local", "mpi", "shm".
+// why not): "gloo", "local", "mpi", "nccl", "shm".
 KHORUS_API std::vector<std::string> installed_backends();
+// What carries the data of one of them, in its own words, also where it is not usable: "NCCL
+// (libnccl.so.2, built with the headers of 2.28.3)". Empty if it is not installed, or is broken.
+// Looks for no GPU and loads nothing but the plugins.
+KHORUS_API std::string backend_version(const std::string& name);
 
 // The default engine. Throws Error(Unavailable) before init().
 KHORUS_API Engine& engine();
