@@ -236,6 +236,25 @@ def test_sparse_gradients() -> None:
         torch.testing.assert_close(embedding.weight.detach(), expected)
 
 
+def test_a_rank_without_a_sparse_gradient_gives_none_of_its_rows() -> None:
+    embedding = nn.Embedding(6, 2, sparse=True)
+    nn.init.zeros_(embedding.weight)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD(embedding.parameters(), lr=1.0), op=hvd.Sum
+    )
+    for step in range(3):
+        optimizer.zero_grad()
+        if step != 1 or hvd.rank() == 0:
+            embedding(torch.tensor([hvd.rank(), 5])).sum().backward()
+        optimizer.step()
+        assert embedding.weight.grad is not None and embedding.weight.grad.is_sparse
+    expected = torch.zeros(6, 2)
+    expected[0] = -3
+    expected[1 : hvd.size()] = -2
+    expected[5] = -(2 * hvd.size() + 1)
+    torch.testing.assert_close(embedding.weight.detach(), expected)
+
+
 def test_guards() -> None:
     model = model_of()
     optimizer = hvd.DistributedOptimizer(

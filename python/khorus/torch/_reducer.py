@@ -17,6 +17,7 @@ from khorus.process_sets import ProcessSet, id_of
 from khorus.reduce_ops import Average, ReduceOp, Sum
 from khorus.torch._allreduce import start_group_in_place
 from khorus.torch._arena import Arena, Bucket
+from khorus.torch._sparse import no_rows_of
 from khorus.torch._tensors import checked, tidy, view
 from khorus.torch.compression import Compression, Compressor, compressing
 from khorus.torch.mpi_ops import allreduce_async_, sparse_allreduce_async, synchronize
@@ -63,6 +64,7 @@ class Reducer:
         self.ready: dict[tuple[Parameter, ...], dict[Parameter, Part]] = {}
         self.pending: dict[Parameter, Callable[[], None]] = {}
         self.hooked: dict[Parameter, Any] = {}
+        self.sparse: set[Parameter] = set()  # whose gradients have been sparse here
         self.arena = Arena(gradient_arena)
         self.add_hooks()
 
@@ -167,9 +169,11 @@ class Reducer:
     def gradient_of(self, p: Parameter) -> torch.Tensor:
         if p.grad is None:
             # Another rank may have one, and waits for ours.
-            p.grad = torch.zeros_like(p)
+            p.grad = no_rows_of(p) if p in self.sparse else torch.zeros_like(p)
         if p.grad.is_sparse and self.sparse_as_dense:
             p.grad = p.grad.to_dense()
+        if p.grad.is_sparse:
+            self.sparse.add(p)
         return p.grad
 
     def options(self) -> dict[str, Any]:

@@ -16,6 +16,13 @@ Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
 
 
+def no_rows_of(parameter: Tensor) -> Tensor:
+    """The sparse gradient of a parameter that was not used."""
+    indices = torch.empty((1, 0), dtype=torch.int64, device=parameter.device)
+    values = torch.empty((0, *parameter.shape[1:]), dtype=parameter.dtype, device=parameter.device)
+    return torch.sparse_coo_tensor(indices, values, parameter.shape, check_invariants=True)
+
+
 def sparse_allreduce_async(
     tensor: Tensor,
     name: str,

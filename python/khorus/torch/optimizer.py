@@ -158,7 +158,10 @@ def DistributedOptimizer(
     gradients go one by one. Where parameters are on a GPU so is this memory, and gradients of the
     CPU go one by one. If it is False on some rank, no rank has an arena.
 
-    Of gradients on a GPU, step() and synchronize() let the current stream wait, not the host.
+    A rank without a gradient takes part with zeros, or with no rows of one that was sparse there
+    before. So in the first step with sparse gradients every rank needs one, or sparse_as_dense.
+
+    Of dense gradients on a GPU, step() and synchronize() let the current stream wait, not the host.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"expected a torch optimizer, got {optimizer!r}")
