@@ -1,5 +1,6 @@
 // What the parts of the tests' device for torch share: torch_device.cc has streams, events and
-// memory, torch_operations.cc what torch does there, torch_generator.cc random numbers.
+// memory, torch_operations.cc what torch does there, torch_sparse.cc that with sparse tensors,
+// torch_generator.cc random numbers.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -111,6 +111,47 @@ def test_training_is_that_of_the_cpu_and_waits_in_the_stream() -> None:
     torch.testing.assert_close(mixed, expected)
 
 
+def test_sparse_allreduce_is_that_of_the_cpu() -> None:
+    places = torch.tensor([[4, hvd.rank(), 4]])
+    if hvd.rank() == 1:
+        places = places[:, :0]
+    values = rows(hvd.rank(), places.shape[1])
+    mine = torch.sparse_coo_tensor(places, values, (6, 4), check_invariants=True)
+    for op in (hvd.Sum, hvd.Average):
+        expected = hvd.sparse_allreduce_async(mine, "here", op)().to_dense()
+        # Under way together; what they are given is dropped early.
+        waits = [hvd.sparse_allreduce_async(mine.to(here()), f"x.{i}", op) for i in range(5)]
+        for wait in waits:
+            torch.zeros(3, 4, device=here()).add_(1)
+            there = wait()
+            assert there.is_sparse
+            check(there.to_dense(), expected)
+
+
+def train_words(device: Any, sparse: bool, **options: Any) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Embedding(7, 3, sparse=sparse), nn.Linear(3, 2)).double().to(device)
+    plain = torch.optim.SGD(net.parameters(), lr=0.1, foreach=False)
+    optimizer = hvd.DistributedOptimizer(plain, net.named_parameters(), **options)
+    for step in range(7):
+        optimizer.zero_grad(set_to_none=step % 4 != 2)
+        if step % 3 != 1 or hvd.rank() == 0:  # else only rank 0 has a gradient
+            tokens = torch.tensor([step, hvd.rank(), hvd.rank()], device=device)
+            net(tokens).square().mean().backward()
+        optimizer.step()
+        gradient = net[0].weight.grad
+        assert isinstance(gradient, torch.Tensor)
+        assert gradient.is_sparse == (sparse and not options.get("sparse_as_dense"))
+    return [p.detach().cpu() for p in net.parameters()]
+
+
+def test_sparse_gradients_train_as_dense_ones_of_the_cpu() -> None:
+    expected = train_words("cpu", sparse=False)
+    for options in ({}, {"sparse_as_dense": True}, {"gradient_arena": False}):
+        torch.testing.assert_close(train_words("cpu", sparse=True, **options), expected)
+        torch.testing.assert_close(train_words(here(), sparse=True, **options), expected)
+
+
 @pytest.mark.parametrize(
     "options",
     [
