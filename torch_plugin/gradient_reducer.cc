@@ -147,10 +147,11 @@ void GradientReducer::finish(Slot& slot) {
   }
 }
 
-// Of a bucket: what was cast for the journey is cast back.
+// Of a bucket: what was cast for the journey is cast back. settle_all() has waited, and tells of a
+// failure.
 void GradientReducer::finish(Group& group) {
-  group.handle.wait();
   if (group.travels.is_same(group.flat)) return;
+  group.handle.wait();
   const at::NoGradGuard no_grad;
   group.flat.copy_(group.travels);
 }
