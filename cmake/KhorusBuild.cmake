@@ -48,10 +48,23 @@ function(khorus_layer name)
                         PRIVATE khorus_warnings)
 endfunction()
 
-# khorus_test(name SOURCES ... LIBRARIES ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest program,
-# registered with ctest as one test.
+# khorus_add_test(name COMMAND ... PROPERTIES ...): add_test and set_tests_properties. The name begins
+# with the build folder's in sanitized builds: where ctest runs several folders as one (.ci/test-all),
+# it gives a property to every test of that name, whichever folder it is in.
+function(khorus_add_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 ARG "" "" "COMMAND;PROPERTIES")
+  if(KHORUS_SANITIZE)
+    cmake_path(GET CMAKE_BINARY_DIR FILENAME folder)
+    string(PREPEND name "${folder}.")
+  endif()
+  add_test(NAME ${name} COMMAND ${ARG_COMMAND})
+  set_tests_properties(${name} PROPERTIES ${ARG_PROPERTIES})
+endfunction()
+
+# khorus_test(name SOURCES ... LIBRARIES ... [LABELS ...] [TIMEOUT seconds] [PROCESSORS number]
+# [ENVIRONMENT ...]): one GoogleTest program, registered with ctest as one test.
 function(khorus_test name)
-  cmake_parse_arguments(ARG "" "PROCESSORS;TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "PROCESSORS;TIMEOUT" "SOURCES;LIBRARIES;LABELS;ENVIRONMENT" ${ARGN})
   find_package(GTest REQUIRED)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LIBRARIES} GTest::gtest GTest::gmock
@@ -59,13 +72,17 @@ function(khorus_test name)
   # GoogleTest's macros inlined at -O3 make g++ 12 guess wrongly about initialisation.
   target_compile_options(${name} PRIVATE
     $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-maybe-uninitialized>)
-  add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
   if(NOT ARG_PROCESSORS)
     set(ARG_PROCESSORS 2)
   endif()
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
-                       PROCESSORS ${ARG_PROCESSORS})
+  set(environment "")
+  if(ARG_ENVIRONMENT)
+    string(REPLACE ";" "\\;" one "${ARG_ENVIRONMENT}")
+    set(environment ENVIRONMENT "${one}")
+  endif()
+  khorus_add_test(${name} COMMAND ${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+                  PROCESSORS ${ARG_PROCESSORS} ${environment})
 endfunction()
