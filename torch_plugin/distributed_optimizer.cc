@@ -141,7 +141,7 @@ void DistributedOptimizer::zero_grad(bool set_to_none) {
         "call it before backward(), or after step() or synchronize()");
   }
   Optimizer::zero_grad(set_to_none);
-  reducer_->follow_the_plan();
+  reducer_->follow_the_plan_if_there();  // the best moment: few gradients have to move
 }
 
 void DistributedOptimizer::add_param_group(const ::torch::optim::OptimizerParamGroup& group) {

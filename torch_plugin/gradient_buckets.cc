@@ -138,6 +138,14 @@ void GradientReducer::follow_the_plan() {
   is_learning_ = false;
 }
 
+void GradientReducer::follow_the_plan_if_there() {
+  {
+    const std::lock_guard learning_lock(learning_mutex_);
+    if (!is_learning_ || !learning_.work->poll()) return;
+  }
+  follow_the_plan();
+}
+
 // backward() makes them about in the reverse order of the parameters. Without memory for them
 // gradients stay where they are; making the buckets will say so.
 void GradientReducer::lay_out_first_step() {

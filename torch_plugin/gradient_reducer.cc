@@ -98,6 +98,7 @@ void GradientReducer::add(const std::string& name, const Tensor& parameter) {
   slot.passes_left = passes_per_step_;
   ::torch::autograd::impl::set_post_acc_grad_hooks(parameter, std::move(hook));
   slots_.push_back(std::move(slot));
+  ++unsettled_;
 }
 
 bool GradientReducer::knows(const Tensor& parameter) const {
@@ -128,6 +129,10 @@ void GradientReducer::on_gradient(size_t index) {
   prepare(slot, references_in_hook_);
   slot.ready = true;
   submit_when_complete(slot);
+  if (unsettled_ > 0 && !alone() && every_gradient_is_there()) {
+    start_agreeing();
+    if (agreement_ != nullptr) leave_when_agreed();
+  }
 }
 
 void GradientReducer::finish(Slot& slot) {
@@ -215,6 +220,8 @@ void GradientReducer::finish_all(Status* status) {
     slot.passes_left = passes_per_step_;
     if (!slot.kind_is_settled) slot.kind = Kind::kUnknown;
   }
+  agreement_ = nullptr;  // one that has failed
+  failure_ = {};
   pending_ = false;
 }
 
@@ -265,7 +272,7 @@ void GradientReducer::set_backward_passes_per_step(int64_t passes) {
 
 Tensor GradientReducer::reduce_loss(const Tensor& loss) {
   ReduceOptions options;
-  options.name = own_name("loss");
+  options.name = (options_.name.empty() ? "DistributedOptimizer" : options_.name) + ".loss";
   options.op = options_.op;
   options.process_set = options_.process_set;
   options.engine = options_.engine;

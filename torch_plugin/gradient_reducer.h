@@ -1,17 +1,18 @@
 // GradientReducer: reduces each gradient as soon as backward() has accumulated it.
 //
 // A hook on every parameter calls on_gradient() on whatever thread runs backward(); the other
-// methods are called by the thread that owns the optimizer. A mutex guards all state; it is never
-// held while waiting for a work.
+// public methods are called by the thread that owns the optimizer. A mutex guards all state; it is
+// never held while waiting for a work.
 //
 // Groups: the gradients of a group are submitted together, when the last of them is there.
 //
 // Sparse gradients go another way than dense ones, so all ranks must know which way a parameter
-// goes, also a rank that does not use it. They agree once, in the first synchronize() after the
-// parameter was added: sparse if some rank has a sparse gradient and none a dense one. Until then a
-// dense gradient goes at once, which makes the parameter dense for all, and a sparse one waits.
-// Later gradients of the other kind are converted. While some rank has joined, what they agree on
-// holds for one step: that rank has not heard it.
+// goes, also a rank that does not use it. They agree once, in the first step after the parameter
+// was added: sparse if some rank has a sparse gradient and none a dense one. Each says what it has
+// when its last gradient has come, or in synchronize(), which waits for what the others say. Until
+// then a dense gradient goes at once, which makes the parameter dense for all, and a sparse one
+// waits. Later gradients of the other kind are converted. While some rank has joined, what they
+// agree on holds for one step: that rank has not heard it.
 //
 // The arena (gradient_buckets.cc): at the end of the same first synchronize() the ranks tell each
 // other in which order gradients came and how fast they were reduced (khorus/gradient_plan.h), and
@@ -61,6 +62,8 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // If the ranks have learnt their buckets, moves what gradients there are to the arena. Between
   // two steps, or when the first gradient of a step has come.
   void follow_the_plan();
+  // The same, if that needs no waiting for other ranks.
+  void follow_the_plan_if_there();
 
   // Submits what no hook has submitted, waits for all, writes back what was copied.
   void synchronize();
@@ -115,9 +118,15 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     Handle handle;                // of a bucket that is under way
   };
 
+  // What the ranks tell each other of kinds.
+  struct Agreement {
+    std::vector<size_t> about;  // of slots_
+    Tensor seen;
+    Handle handle;
+  };
+
   void on_gradient(size_t index);
   ReduceOptions reduce_options(const std::string& name) const;
-  std::string own_name(const char* what) const;
 
   // All of these REQUIRE: mutex_ held.
   void prepare(Slot& slot, size_t normal_references);
@@ -127,6 +136,12 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   void submit_group(Group& group);
   void gather_streams(const Group& group) const;
   void submit_missing();
+  bool every_gradient_is_there() const;
+  void start_agreeing();
+  void leave_when_agreed();
+  void leave_as_agreed();
+  void follow_agreement();
+  void settle_kind(Slot& slot, Kind kind);
   Tensor kinds_seen(const std::vector<size_t>& unknown) const;
   void learn_kinds(const std::vector<size_t>& unknown, const Tensor& seen);
   void put_in_group(size_t index, size_t group);
@@ -165,6 +180,9 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   mutable std::mutex mutex_;
   std::vector<Slot> slots_;
   std::vector<Group> groups_;
+  size_t unsettled_ = 0;                  // slots whose kind is not settled
+  std::shared_ptr<Agreement> agreement_;  // under way, or null
+  Status failure_;                        // of what left when the ranks had agreed
   std::shared_ptr<void> arena_;
   size_t arena_bytes_ = 0;
   bool learned_ = false;

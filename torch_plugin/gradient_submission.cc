@@ -1,6 +1,7 @@
 // GradientReducer: how gradients leave, dense or sparse, alone or in groups. See
 // gradient_reducer.h.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
@@ -105,43 +106,100 @@ Tensor GradientReducer::kinds_seen(const std::vector<size_t>& unknown) const {
   return seen;
 }
 
+void GradientReducer::settle_kind(Slot& slot, Kind kind) {
+  slot.kind = kind;
+  slot.kind_is_settled = true;
+  --unsettled_;
+}
+
 void GradientReducer::learn_kinds(const std::vector<size_t>& unknown, const Tensor& seen) {
   const auto* counts = seen.const_data_ptr<int32_t>();
   const bool all_took_part = *counts++ == ProcessSet(options_.process_set, options_.engine).size();
   for (const size_t index : unknown) {
     Slot& slot = slots_[index];
-    slot.kind = counts[0] == 0 && counts[1] != 0 ? Kind::kSparse : Kind::kDense;
-    slot.kind_is_settled = all_took_part;
+    const Kind kind = counts[0] == 0 && counts[1] != 0 ? Kind::kSparse : Kind::kDense;
+    all_took_part ? settle_kind(slot, kind) : void(slot.kind = kind);
     counts += 2;
   }
 }
 
-void GradientReducer::agree_on_kinds() {
+// As soon as this rank has nothing more to tell, so that nobody waits for it who steps its
+// optimizers in another order.
+void GradientReducer::start_agreeing() {
+  if (unsettled_ == 0 || alone() || agreement_ != nullptr) return;
   std::vector<size_t> unknown;
-  Tensor seen;
-  {
-    const std::lock_guard lock(mutex_);
-    for (size_t i = 0; i < slots_.size(); ++i) {
-      if (!slots_[i].kind_is_settled) unknown.push_back(i);
-    }
-    if (unknown.empty() || alone()) return;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
+    if (slot.kind_is_settled) continue;
     if (options_.sparse_as_dense) {  // none is sparse on its way
-      for (const size_t index : unknown) {
-        slots_[index].kind = Kind::kDense;
-        slots_[index].kind_is_settled = true;
-      }
-      return;
+      settle_kind(slot, Kind::kDense);
+    } else {
+      unknown.push_back(i);
     }
-    seen = kinds_seen(unknown);
   }
+  if (unknown.empty()) return;
   ReduceOptions options;
-  options.name = own_name("gradient_kinds");
+  options.name = slots_.front().name + ".gradient_kinds";
   options.op = ReduceOp::kSum;
   options.process_set = options_.process_set;
   options.engine = options_.engine;
-  allreduce_(seen, options);
+  const Tensor seen = kinds_seen(unknown);
+  agreement_ = std::make_shared<Agreement>(
+      Agreement{std::move(unknown), seen, allreduce_async_(seen, options)});
+}
+
+// Sparse gradients that wait leave when the ranks have agreed, whatever this rank is doing then: on
+// a thread of libtorch's, because the one that finishes a work must not be kept.
+void GradientReducer::leave_when_agreed() {
+  const bool some_wait =
+      std::ranges::any_of(slots_, [](const Slot& slot) { return slot.ready && !slot.submitted; });
+  if (!some_wait) return;
+  const auto leave = [weak = weak_from_this(), agreement = agreement_] {
+    const auto reducer = weak.lock();
+    if (reducer == nullptr) return;
+    const std::lock_guard lock(reducer->mutex_);
+    if (reducer->agreement_ == agreement) reducer->leave_as_agreed();
+  };
+  agreement_->handle.works().front()->on_done([leave](const Status&) { at::launch(leave); });
+}
+
+// synchronize() tells of failures.
+void GradientReducer::leave_as_agreed() {
+  if (!agreement_->handle.settle().ok()) return;
+  try {
+    follow_agreement();
+  } catch (const Error& error) {
+    failure_ = error.status();
+  }
+}
+
+void GradientReducer::follow_agreement() {
+  learn_kinds(agreement_->about, agreement_->seen);
+  agreement_ = nullptr;
+  for (Slot& slot : slots_) {
+    if (!slot.ready || slot.submitted) continue;
+    const c10::OptionalStreamGuard where_it_was_made(slot.stream);
+    if (is_sparse(slot.parameter.grad())) prepare(slot, 1);
+    submit_when_complete(slot);
+  }
+}
+
+void GradientReducer::agree_on_kinds() {
+  std::shared_ptr<Agreement> agreement;
+  {
+    const std::lock_guard lock(mutex_);
+    start_agreeing();
+    agreement = agreement_;
+  }
+  if (agreement == nullptr) return;
+  throw_if_error(agreement->handle.settle());
   const std::lock_guard lock(mutex_);
-  learn_kinds(unknown, seen);
+  if (agreement_ != nullptr) follow_agreement();
+}
+
+bool GradientReducer::every_gradient_is_there() const {
+  return std::ranges::all_of(
+      slots_, [](const Slot& slot) { return slot.ready || !slot.parameter.requires_grad(); });
 }
 
 // Gives the gradient the form in which it goes.
@@ -167,10 +225,6 @@ void GradientReducer::prepare(Slot& slot, size_t normal_references) {
 
 // In a world of one rank the gradient is its own mean and sum: the three lines cost nothing there.
 bool GradientReducer::alone() const { return engine_of(options_.engine).size() == 1; }
-
-std::string GradientReducer::own_name(const char* what) const {
-  return (options_.name.empty() ? "DistributedOptimizer" : options_.name) + "." + what;
-}
 
 ReduceOptions GradientReducer::reduce_options(const std::string& name) const {
   ReduceOptions options;
@@ -260,6 +314,7 @@ void GradientReducer::submit_all() {
   follow_the_plan();
   agree_on_kinds();
   const std::lock_guard lock(mutex_);
+  throw_if_error(failure_);
   submit_missing();
 }
 

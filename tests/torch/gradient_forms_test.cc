@@ -294,6 +294,32 @@ TEST(SparseGradients, StaySparseAndAreAgreedOnOnce) {
   });
 }
 
+// From the first step on, in which the ranks agree on kinds and learn their buckets.
+TEST(SparseGradients, OfTwoOptimizersThatRanksStepInDifferentOrders) {
+  run_world({2}, [](Engine& engine) {
+    std::vector<std::unique_ptr<WordsImpl>> models;
+    std::vector<std::unique_ptr<DistributedOptimizer>> optimizers;
+    for (const char* name : {"first", "second"}) {
+      WordsImpl& model = *models.emplace_back(std::make_unique<WordsImpl>(true));
+      auto options = on(engine);
+      options.name = name;
+      optimizers.push_back(std::make_unique<DistributedOptimizer>(
+          plain_sgd(model.parameters()), model.named_parameters(), options));
+    }
+    for (int step = 0; step < 3; ++step) {
+      const std::vector<int64_t> tokens = {step, 2 + engine.rank()};
+      (models[0]->loss(tokens) + models[1]->loss(tokens)).backward();
+      for (const int turn : {0, 1}) {
+        DistributedOptimizer& optimizer = *optimizers[(turn + engine.rank() + step) % 2];
+        optimizer.step();
+        optimizer.zero_grad();
+      }
+      EXPECT_TRUE(hash_of(models[0]->parameters()) == hash_of(models[1]->parameters()));
+      require_identical(engine, models[0]->parameters(), "of two optimizers");
+    }
+  });
+}
+
 // One rank's gradient is dense, another's sparse: both go dense, also later.
 TEST(SparseGradients, MixedWithDenseOnesBecomeDense) {
   run_world({2}, [](Engine& engine) {

@@ -222,8 +222,10 @@ class NamedParameters : public std::vector<std::pair<std::string, Tensor>> {
 // and overlaps the rest of backward(). Gradients are reduced in place. At step() (or synchronize())
 // the parameters that got no gradient on this rank take part with the gradient they have, or zeros,
 // so ranks may use different parameters. Sparse gradients (of an Embedding with sparse(true)) stay
-// sparse; the first synchronize() costs one small extra operation in which the ranks agree on
-// which.
+// sparse; the first step costs one small extra operation in which the ranks agree on which.
+//
+// Ranks may step several optimizers in different orders while all their parameters have gradients:
+// for one without, a rank takes part only in the step() of its own optimizer.
 //
 // It is an Optimizer: schedulers and code that edits param_groups() work on it. With a closure
 // (LBFGS needs one), gradients and the returned loss are reduced after each call of the closure, so
