@@ -237,6 +237,10 @@ void bind_arenas(py::module_& m) {
       .def_readonly("buckets", &GradientPlan::buckets)
       .def_readonly("bytes", &GradientPlan::bytes);
   py::class_<GradientLearning>(m, "GradientLearning")
+      .def("is_there",
+           [](const GradientLearning& learning) {
+             return learning.work->poll() && learning.work->wait().ok();
+           })
       .def("plan", [](const GradientLearning& learning) {
         wait_for(learning.work);
         return learnt_plan(learning);

@@ -138,10 +138,11 @@ void GradientReducer::follow_the_plan() {
   is_learning_ = false;
 }
 
+// Who needs a plan that has failed says so: perhaps this rank has done its last step.
 void GradientReducer::follow_the_plan_if_there() {
   {
     const std::lock_guard learning_lock(learning_mutex_);
-    if (!is_learning_ || !learning_.work->poll()) return;
+    if (!is_learning_ || !learning_.work->poll() || !learning_.work->wait().ok()) return;
   }
   follow_the_plan();
 }

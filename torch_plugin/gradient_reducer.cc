@@ -221,6 +221,7 @@ void GradientReducer::finish_all(Status* status) {
     if (!slot.kind_is_settled) slot.kind = Kind::kUnknown;
   }
   agreement_ = nullptr;  // one that has failed
+  agreed_ = false;
   failure_ = {};
   pending_ = false;
 }

@@ -182,6 +182,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   std::vector<Group> groups_;
   size_t unsettled_ = 0;                  // slots whose kind is not settled
   std::shared_ptr<Agreement> agreement_;  // under way, or null
+  bool agreed_ = false;                   // in this step
   Status failure_;                        // of what left when the ranks had agreed
   std::shared_ptr<void> arena_;
   size_t arena_bytes_ = 0;

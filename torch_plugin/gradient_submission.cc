@@ -126,7 +126,7 @@ void GradientReducer::learn_kinds(const std::vector<size_t>& unknown, const Tens
 // As soon as this rank has nothing more to tell, so that nobody waits for it who steps its
 // optimizers in another order.
 void GradientReducer::start_agreeing() {
-  if (unsettled_ == 0 || alone() || agreement_ != nullptr) return;
+  if (unsettled_ == 0 || alone() || agreement_ != nullptr || agreed_) return;
   std::vector<size_t> unknown;
   for (size_t i = 0; i < slots_.size(); ++i) {
     Slot& slot = slots_[i];
@@ -176,6 +176,7 @@ void GradientReducer::leave_as_agreed() {
 void GradientReducer::follow_agreement() {
   learn_kinds(agreement_->about, agreement_->seen);
   agreement_ = nullptr;
+  agreed_ = true;
   for (Slot& slot : slots_) {
     if (!slot.ready || slot.submitted) continue;
     const c10::OptionalStreamGuard where_it_was_made(slot.stream);

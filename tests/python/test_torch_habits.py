@@ -83,6 +83,29 @@ def test_several_optimizers_at_once() -> None:
     assert_same(model, alone)
 
 
+def test_optimizers_of_sparse_gradients_in_any_order() -> None:
+    """From the first step on, in which ranks agree on what is sparse and learn their buckets."""
+    models = [
+        nn.Sequential(nn.Embedding(7, 3, sparse=True), nn.Linear(3, 1)).double() for _ in range(2)
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = []
+    for name, model in zip(("first", "second"), models, strict=True):
+        named = [(f"{name}.{of}", p) for of, p in model.named_parameters()]
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizers.append(hvd.DistributedOptimizer(sgd, named))
+    hvd.broadcast_parameters(models[0].state_dict(), root_rank=0)
+    hvd.broadcast_parameters(models[1].state_dict(), root_rank=0)
+    for step in range(3):
+        tokens = torch.tensor([step, 2 + hvd.rank()])
+        sum(model(tokens).square().mean() for model in models).backward()
+        for turn in range(2):
+            optimizer = optimizers[(turn + hvd.rank() + step) % 2]
+            optimizer.step()
+            optimizer.zero_grad()
+        assert_same(*models)
+
+
 def test_state_dict_goes_on_where_it_was() -> None:
     model, other, alone = layers(), layers(), layers()
     wrapped = hvd.DistributedOptimizer(momentum(model.parameters()), model.named_parameters())

@@ -242,17 +242,52 @@ def test_a_rank_without_a_sparse_gradient_gives_none_of_its_rows() -> None:
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(embedding.parameters(), lr=1.0), op=hvd.Sum
     )
-    for step in range(3):
+    for step in range(4):
         optimizer.zero_grad()
-        if step != 1 or hvd.rank() == 0:
+        if step % 2 or hvd.rank() == 0:  # from the first step on
             embedding(torch.tensor([hvd.rank(), 5])).sum().backward()
         optimizer.step()
         assert embedding.weight.grad is not None and embedding.weight.grad.is_sparse
     expected = torch.zeros(6, 2)
-    expected[0] = -3
+    expected[0] = -4
     expected[1 : hvd.size()] = -2
-    expected[5] = -(2 * hvd.size() + 1)
+    expected[5] = -(2 * hvd.size() + 2)
     torch.testing.assert_close(embedding.weight.detach(), expected)
+
+
+def test_sparse_gradients_in_groups_go_alone() -> None:
+    def trained(**options: Any) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Linear(4, 2))
+        optimizer = hvd.DistributedOptimizer(
+            torch.optim.SGD(model.parameters(), lr=0.5), model.named_parameters(), **options
+        )
+        for step in range(4):
+            optimizer.zero_grad()
+            if step % 3 or hvd.rank() == 0:  # the others have no gradient at all in the first step
+                model(torch.tensor([hvd.rank(), step])).square().sum().backward()
+            optimizer.step()
+        return [p.detach() for p in model.parameters()]
+
+    expected = trained(sparse_as_dense=True)
+    for groups in ({"num_groups": 1}, {"num_groups": 2}):
+        torch.testing.assert_close(trained(**groups), expected)
+
+
+@pytest.mark.skipif("hvd.size() == 1")
+def test_a_gradient_that_is_sparse_on_one_rank_only() -> None:
+    weight = torch.zeros(4, 2, requires_grad=True)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD([weight], lr=1.0), [("of_one_kind", weight)]
+    )
+    rows = nn.functional.embedding(torch.tensor([1]), weight, sparse=hvd.rank() == 0)
+    rows.sum().backward()
+    here = "sparse" if hvd.rank() == 0 else "dense"
+    told = (
+        f"'of_one_kind' is sparse on 1 and dense on {hvd.size() - 1} of .*{here}.*sparse_as_dense"
+    )
+    with pytest.raises(ValueError, match=told):
+        optimizer.step()
 
 
 def test_guards() -> None:

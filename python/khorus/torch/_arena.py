@@ -340,13 +340,14 @@ class Arena:
         self.names = named
         self.arrivals_us.clear()
 
-    def follow_the_plan(self, process_set: ProcessSet) -> None:
+    def follow_the_plan(self, process_set: ProcessSet, wait: bool) -> None:
         """Before the first gradient of a step leaves. All ranks have begun to learn in the step
-        before, so this waits for none that has to do something else first."""
+        before, so this waits for none that has to do something else first. Without `wait`: if the
+        plan is there. Who needs one that has failed says so: perhaps this was the last step."""
         if self.learning is None:
             return
         with self.lock:
-            if self.learning is None:
+            if self.learning is None or not (wait or self.learning.is_there()):
                 return
             plan = self.learning.plan()
             if plan is not None and plan.buckets:

@@ -17,6 +17,7 @@ from khorus.process_sets import ProcessSet, id_of
 from khorus.reduce_ops import Average, ReduceOp, Sum
 from khorus.torch._allreduce import start_group_in_place
 from khorus.torch._arena import Arena, Bucket
+from khorus.torch._kinds import Kinds
 from khorus.torch._sparse import no_rows_of
 from khorus.torch._tensors import checked, tidy, view
 from khorus.torch.compression import Compression, Compressor, compressing
@@ -64,7 +65,7 @@ class Reducer:
         self.ready: dict[tuple[Parameter, ...], dict[Parameter, Part]] = {}
         self.pending: dict[Parameter, Callable[[], None]] = {}
         self.hooked: dict[Parameter, Any] = {}
-        self.sparse: set[Parameter] = set()  # whose gradients have been sparse here
+        self.kinds = Kinds(matter=not sparse_as_dense)
         self.arena = Arena(gradient_arena)
         self.add_hooks()
 
@@ -80,6 +81,7 @@ class Reducer:
             if p in self.hooked:
                 continue
             self.delay[p] = self.passes
+            self.kinds.note_new_parameter()
             if hasattr(p, "register_post_accumulate_grad_hook"):
                 self.hooked[p] = p.register_post_accumulate_grad_hook(self.gradient_is_there)
             else:  # before torch 2.1
@@ -107,6 +109,8 @@ class Reducer:
         if self.delay[p] == 0:
             self.arena.note_arrival(p)
             self.submit(p)
+            if not self.kinds.are_known and all(q in self.pending for q in self.parameters()):
+                self.say_kinds()
 
     def name_of(self, p: Parameter) -> str:
         name = self.names.get(p)
@@ -114,10 +118,11 @@ class Reducer:
             name = self.names[p] = f"allreduce.added.{len(self.names)}"
         return name
 
-    def follow_the_plan(self) -> None:
+    def follow_the_plan(self, wait: bool = True) -> None:
         if self.arena.generation != _core.generation():
             self.arena.forget()
-        self.arena.follow_the_plan(self.process_set)
+            self.kinds.forget()
+        self.arena.follow_the_plan(self.process_set, wait)
 
     def may_learn(self) -> bool:
         """Gradients in groups, of Adasum or with a compressor of the user's go as they are told."""
@@ -128,6 +133,17 @@ class Reducer:
             and self.op in (Average, Sum)
             and _core.place()[1] > 1
         )
+
+    def say_kinds(self) -> None:
+        with self.arena.lock:
+            named = [(self.name_of(p), p) for p in self.every_parameter()]
+            self.kinds.say(named, self.process_set)
+
+    def agree_on_kinds(self) -> None:
+        """Before gradients leave that this rank has not made, and before it waits for any."""
+        if not self.kinds.are_known:
+            self.say_kinds()
+            self.kinds.hear(self.process_set.size())
 
     def every_parameter(self) -> list[Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -151,29 +167,31 @@ class Reducer:
                 if bucket.is_complete:
                     self.submit_bucket(bucket)
             return
+        gradient = self.gradient_of(p)
         group = self.group_of.get(p)
-        if group is None:
-            if self.may_learn():
-                self.submit_in_first_step(p)
-            else:
-                self.submit_alone(p)
-            return
-        part = Part(self.gradient_of(p), self.compression)
-        with self.arena.lock:
-            ready = self.ready.setdefault(group, {})
-            ready[p] = part
-            self.pending[p] = lambda: None
-            if len(ready) == len(group):
-                self.submit_group(group)
+        if group is not None and not gradient.is_sparse:
+            part = Part(gradient, self.compression)
+            with self.arena.lock:
+                self.ready.setdefault(group, {})[p] = part
+                self.pending[p] = lambda: None
+        elif self.may_learn():
+            self.submit_in_first_step(p)
+        else:
+            self.submit_alone(p)
+        if group is not None:
+            with self.arena.lock:
+                if group in self.ready and all(q in self.pending for q in group):
+                    self.submit_group(group)
 
     def gradient_of(self, p: Parameter) -> torch.Tensor:
-        if p.grad is None:
-            # Another rank may have one, and waits for ours.
-            p.grad = no_rows_of(p) if p in self.sparse else torch.zeros_like(p)
-        if p.grad.is_sparse and self.sparse_as_dense:
+        """In the form in which it travels."""
+        sparse = self.kinds.of(p)
+        if p.grad is None:  # another rank may have one, and waits for ours
+            p.grad = no_rows_of(p) if sparse else torch.zeros_like(p)
+        if p.grad.is_sparse and (self.sparse_as_dense or sparse is False):
             p.grad = p.grad.to_dense()
-        if p.grad.is_sparse:
-            self.sparse.add(p)
+        elif sparse and not p.grad.is_sparse:
+            p.grad = p.grad.to_sparse(1)
         return p.grad
 
     def options(self) -> dict[str, Any]:
@@ -218,7 +236,9 @@ class Reducer:
     def submit_group(self, group: tuple[Parameter, ...]) -> None:
         tidy()
         ready = self.ready.pop(group)
-        parts = [ready.get(p) or Part(self.gradient_of(p), self.compression) for p in group]
+        # Without sparse gradients, which went alone; what is frozen here is still to come.
+        members = [p for p in group if p in ready or p not in self.pending]
+        parts = [ready.get(p) or Part(self.gradient_of(p), self.compression) for p in members]
         options = self.options()
         handle = start_group_in_place(
             [part.smaller for part in parts],
@@ -231,12 +251,12 @@ class Reducer:
         )
 
         def finish() -> None:
-            for p, reduced, part in zip(group, synchronize(handle), parts, strict=True):
+            for p, reduced, part in zip(members, synchronize(handle), parts, strict=True):
                 self.put_back(p, reduced, part.context)
 
-        for p in group[1:]:
+        for p in members[1:]:
             self.pending[p] = lambda: None
-        self.pending[group[0]] = finish
+        self.pending[members[0]] = finish
 
     def put_back(self, p: Parameter, reduced: torch.Tensor, context: Any) -> None:
         whole = self.compression.decompress(reduced, context)
@@ -250,6 +270,7 @@ class Reducer:
             return
         self.follow_the_plan()
         self.add_hooks()
+        self.agree_on_kinds()
         for p in self.parameters():
             if p not in self.pending:  # no gradient on this rank, or fewer passes than planned
                 self.submit(p)
@@ -265,6 +286,7 @@ class Reducer:
             except (RuntimeError, ValueError) as failure:
                 error = error or failure
         self.pending.clear()
+        self.kinds.end_step()
         for bucket in self.arena.buckets:
             bucket.reset()
         for p in self.delay:
@@ -283,6 +305,7 @@ class Reducer:
         self.pending.clear()
         self.ready.clear()
         self.arena.forget()
+        self.kinds.forget()
         for p in self.delay:
             self.delay[p] = self.passes
 

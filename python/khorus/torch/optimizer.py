@@ -82,7 +82,7 @@ class _Distributed:
         base: Any = super()
         base.zero_grad(*args, **kwargs)
         if is_initialized():  # the best moment: few gradients have to move
-            self._khorus.follow_the_plan()
+            self._khorus.follow_the_plan(wait=False)
             self._khorus.arena.prepare()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -158,8 +158,13 @@ def DistributedOptimizer(
     gradients go one by one. Where parameters are on a GPU so is this memory, and gradients of the
     CPU go one by one. If it is False on some rank, no rank has an arena.
 
-    A rank without a gradient takes part with zeros, or with no rows of one that was sparse there
-    before. So in the first step with sparse gradients every rank needs one, or sparse_as_dense.
+    A rank without a gradient takes part with zeros, or with no rows of one that is sparse on the
+    other ranks: they agree on that in the first step. A gradient that is sparse on one rank and
+    dense on another there is a ValueError; later ones are converted. Sparse gradients go alone,
+    also those in groups.
+
+    Ranks may step several optimizers in different orders while all their parameters have gradients:
+    for one without, a rank takes part only in the step() of its own optimizer.
 
     Of dense gradients on a GPU, step() and synchronize() let the current stream wait, not the host.
     """
