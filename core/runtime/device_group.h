@@ -6,8 +6,8 @@
 // also those that have no part in that operation; if one of them cannot, nothing runs here, and
 // what comes ends with the reason.
 //
-// Thread rule: what concerns the meeting and launch() by the device lane's thread; the rest from
-// any thread.
+// Thread rule: what concerns the meeting, exchanges and launch() by the device lane's thread; the
+// rest from any thread.
 #pragma once
 
 #include <atomic>
@@ -37,6 +37,9 @@ class DeviceGroup {
   Status connect(DeviceRunner::Options runner, Over over, Fail fail);
   // The ranks of the set have agreed on why there is no communicator; for good.
   void refuse(const Status& why) { refusal_ = why; }
+  // The set was removed before its ranks could exchange something.
+  void note_removed() { is_removed_ = true; }
+  bool is_removed() const noexcept { return is_removed_; }
   // Ok: there is one, or the ranks have not met yet.
   const Status& refusal() const noexcept { return refusal_; }
   // REQUIRES: connected(). Ok: the job is on the device and has been moved from; its works end
@@ -61,6 +64,7 @@ class DeviceGroup {
 
  private:
   Status refusal_;
+  bool is_removed_ = false;
   std::unique_ptr<DeviceRunner> runner_;
   std::unique_ptr<DeviceCompletion> completion_;
   std::atomic<bool> connected_{false};  // the two above are there, and stay

@@ -114,6 +114,8 @@ class EngineCore {
   // others why that cannot be, which is no failure.
   Status meet_on_device(ProcessGroup& group);
   bool launch(ProcessGroup& group, Job& job);
+  // Of what fails on all its ranks alike: the engine goes on. True, as launch() returns.
+  bool end_alone(const Job& job, const Status& why);
   // Everyone's bytes by rank of the group; Timeout at `deadline`. Those of one tag meet in the
   // order in which each rank makes them: one thread for each tag.
   Result<std::vector<wire::Bytes>> exchange(const ProcessGroup& group, const std::string& tag,

@@ -109,8 +109,13 @@ Status EngineCore::connect_device(ProcessGroup& group) {
 DataPlane::Exchange EngineCore::device_exchange(ProcessGroup& group) {
   // The group outlives both planes: it stops them.
   return [this, &group](const std::string& tag, std::span<const std::byte> bytes) {
-    return exchange(group, tag, bytes,
-                    Clock::now() + milliseconds_of(options_.config.start_timeout_s));
+    auto gathered = exchange(group, tag, bytes,
+                             Clock::now() + milliseconds_of(options_.config.start_timeout_s));
+    // Not to be agreed any more: the set was removed, for all its ranks between the same exchanges.
+    if (gathered.status().code() == StatusCode::kInvalidArgument) {
+      group.device().note_removed();
+    }
+    return gathered;
   };
 }
 
@@ -134,12 +139,20 @@ Status EngineCore::meet_on_device(ProcessGroup& group) {
   return Status();
 }
 
+bool EngineCore::end_alone(const Job& job, const Status& why) {
+  const Status status(why.code(), describe(job) + ": " + why.message());
+  observer_.finished(job, status);
+  end_job(job, status);
+  coordinator_->execution_finished();
+  return true;
+}
+
 bool EngineCore::launch(ProcessGroup& group, Job& job) {
   DeviceGroup& device = group.device();
   if (!device.connected() && device.refusal().ok()) {
     const Status met = meet_on_device(group);
-    // The shutdown is decided for all alike: none of them has connected.
-    if (met.code() == StatusCode::kShutdown) device.refuse(met);
+    // Both are decided for all alike: none of them has connected.
+    if (met.code() == StatusCode::kShutdown || device.is_removed()) device.refuse(met);
     if (!met.ok() && device.refusal().ok()) {
       coordinator_->data_plane_failed(Status(met.code(),
                                              "the communicator on the GPUs does not connect for " +
@@ -153,15 +166,13 @@ bool EngineCore::launch(ProcessGroup& group, Job& job) {
     return true;
   }
   observer_.started(job);
-  if (const Status& refusal = device.refusal(); !refusal.ok()) {
-    const Status status(refusal.code(), describe(job) + ": " + refusal.message());
-    observer_.finished(job, status);
-    end_job(job, status);
-    coordinator_->execution_finished();
-    return true;
-  }
+  if (!device.refusal().ok()) return end_alone(job, device.refusal());
   const Status launched = device.launch(job);
-  return launched.ok() || conclude(job, launched, device_choice_.backend()->name);
+  if (launched.ok()) return true;
+  if (!device.is_removed()) return conclude(job, launched, device_choice_.backend()->name);
+  device.runner().note_end(job);  // NCCL_ALLTOALL
+  device.runner().note_end(job);  // ALLTOALL
+  return end_alone(job, launched);
 }
 
 }  // namespace khorus::runtime

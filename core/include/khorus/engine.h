@@ -165,7 +165,9 @@ class KHORUS_API Engine {
   // ranks, never used again. add_process_set() returns when the set's ranks are connected. While
   // some rank has joined, both are refused.
   virtual Result<ProcessSetId> add_process_set(const std::vector<int>& ranks) = 0;
-  // Operations of the set that are not agreed by now end with InvalidArgument.
+  // Operations of the set that are not agreed by now end with InvalidArgument; on GPUs also an
+  // agreed one whose ranks still have to tell each other something: the first one there, and an
+  // alltoall.
   virtual Status remove_process_set(ProcessSetId id) = 0;
   // InvalidArgument if there is no such set.
   virtual Result<std::vector<int>> process_set_ranks(ProcessSetId id) const = 0;
