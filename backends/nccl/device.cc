@@ -18,60 +18,29 @@ struct News {
 
 }  // namespace
 
-Status Device::status_of(CUresult result, const char* what) const {
-  if (result == CUDA_SUCCESS) return {};
-  return Status(StatusCode::kAborted, "GPU " + std::to_string(ordinal_) + ": " + what +
-                                          " failed: " + driver_.describe(result));
-}
-
 Result<std::unique_ptr<Device>> Device::open(const Driver& driver, int ordinal) {
-  std::unique_ptr<Device> device(new Device(driver, ordinal));
-  CUdevice handle = 0;
-  Status status = device->status_of(driver.device_get(&handle, ordinal), "cuDeviceGet");
-  if (status.ok()) {
-    status = device->status_of(driver.primary_ctx_retain(&device->context_, handle),
-                               "cuDevicePrimaryCtxRetain");
+  Result<std::unique_ptr<PrimaryContext>> context = PrimaryContext::of(driver, ordinal);
+  if (!context) return context.status();
+  Result<std::shared_ptr<MemoryPool>> lending = MemoryPool::of(driver, ordinal);
+  if (!lending) return lending.status();
+  std::unique_ptr<Device> device(new Device(std::move(*context), std::move(*lending)));
+  const DeviceScope scope(driver, device->context());
+  for (CUstream* stream : {&device->stream_, &device->telling_}) {
+    const Result<CUstream> made = device->context_->make_stream();
+    if (!made) return made.status();
+    *stream = *made;
   }
-  if (status.ok()) {
-    const DeviceScope scope(driver, device->context_);
-    status = device->prepare();
-  }
-  if (!status.ok()) return status;
   return device;
 }
 
-// Streams that do not wait for the default stream; of the highest priority, so that a collective
-// gets its place on the GPU between the kernels of the backward pass.
-Status Device::prepare() {
-  int least = 0;
-  int greatest = 0;
-  Status status = status_of(driver_.ctx_get_stream_priority_range(&least, &greatest),
-                            "cuCtxGetStreamPriorityRange");
-  for (CUstream* stream : {&stream_, &telling_}) {
-    if (!status.ok()) return status;
-    status =
-        status_of(driver_.stream_create_with_priority(stream, CU_STREAM_NON_BLOCKING, greatest),
-                  "cuStreamCreateWithPriority");
-  }
-  if (!status.ok()) return status;
-  Result<std::shared_ptr<MemoryPool>> lending = MemoryPool::of(driver_, ordinal_);
-  if (lending) lending_ = std::move(*lending);
-  return lending.status();
-}
-
 Device::~Device() {
-  if (context_ == nullptr) return;
-  {
-    const DeviceScope scope(driver_, context_);
-    for (const CUevent event : events_) driver_.event_destroy(event);
-    if (stream_ != nullptr) driver_.stream_destroy(stream_);
-    if (telling_ != nullptr) driver_.stream_destroy(telling_);
-    if (scratch_ != 0) driver_.mem_free(scratch_);
-    for (const CUdeviceptr staging : stagings_) driver_.mem_free(staging);
-    if (host_scratch_ != nullptr) driver_.mem_free_host(host_scratch_);
-  }
-  CUdevice handle = 0;
-  if (driver_.device_get(&handle, ordinal_) == CUDA_SUCCESS) driver_.primary_ctx_release(handle);
+  const DeviceScope scope(driver_, context());
+  for (const CUevent event : events_) driver_.event_destroy(event);
+  if (stream_ != nullptr) driver_.stream_destroy(stream_);
+  if (telling_ != nullptr) driver_.stream_destroy(telling_);
+  if (scratch_ != 0) driver_.mem_free(scratch_);
+  for (const CUdeviceptr staging : stagings_) driver_.mem_free(staging);
+  if (host_scratch_ != nullptr) driver_.mem_free_host(host_scratch_);
 }
 
 Result<CUevent> Device::take_event(Timing timing) {

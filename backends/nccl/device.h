@@ -9,10 +9,12 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "backends/nccl/driver.h"
 #include "backends/nccl/memory_pool.h"
+#include "backends/nccl/primary_context.h"
 #include "backends/nccl/progress.h"
 #include "khorus/status.h"
 
@@ -28,7 +30,7 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   const Driver& driver() const { return driver_; }
-  CUcontext context() const { return context_; }
+  CUcontext context() const { return context_->get(); }
   CUstream stream() const { return stream_; }
 
   // Whether an event knows when it came, which costs the device a little.
@@ -60,18 +62,19 @@ class Device {
   Result<std::byte*> staging(size_t bytes);
 
   // Ok for CUDA_SUCCESS.
-  Status status_of(CUresult result, const char* what) const;
+  Status status_of(CUresult result, const char* what) const {
+    return context_->status_of(result, what);
+  }
 
  private:
-  Device(const Driver& driver, int ordinal) : driver_(driver), ordinal_(ordinal) {}
-  Status prepare();
+  Device(std::unique_ptr<PrimaryContext> context, std::shared_ptr<MemoryPool> lending)
+      : context_(std::move(context)), driver_(context_->driver()), lending_(std::move(lending)) {}
 
+  const std::unique_ptr<PrimaryContext> context_;
   const Driver& driver_;
-  const int ordinal_;
-  CUcontext context_ = nullptr;
+  const std::shared_ptr<MemoryPool> lending_;
   CUstream stream_ = nullptr;
   CUstream telling_ = nullptr;
-  std::shared_ptr<MemoryPool> lending_;
   CUdeviceptr scratch_ = 0;
   void* host_scratch_ = nullptr;
   std::vector<CUdeviceptr> stagings_;  // the last one is the largest

@@ -41,40 +41,22 @@ Result<std::shared_ptr<MemoryPool>> MemoryPool::of(const Driver& driver, int ord
 
 Result<std::shared_ptr<MemoryPool>> MemoryPool::make(const Driver& driver, int ordinal,
                                                      const Limits& limits) {
-  std::shared_ptr<MemoryPool> pool(new MemoryPool(driver, ordinal, limits));
-  if (Status status = pool->prepare(); !status.ok()) return status;
-  return pool;
-}
-
-Status MemoryPool::prepare() {
-  CUdevice device = 0;
-  Status status = status_of(driver_.device_get(&device, ordinal_), "cuDeviceGet");
-  if (!status.ok()) return status;
-  status = status_of(driver_.primary_ctx_retain(&context_, device), "cuDevicePrimaryCtxRetain");
-  if (!status.ok()) return status;
-  const DeviceScope scope(driver_, context_);
-  int least = 0;
-  int greatest = 0;
-  status = status_of(driver_.ctx_get_stream_priority_range(&least, &greatest),
-                     "cuCtxGetStreamPriorityRange");
-  if (!status.ok()) return status;
-  return status_of(driver_.stream_create_with_priority(&zeroing_, CU_STREAM_NON_BLOCKING, greatest),
-                   "cuStreamCreateWithPriority");
+  Result<std::unique_ptr<PrimaryContext>> context = PrimaryContext::of(driver, ordinal);
+  if (!context) return context.status();
+  const DeviceScope scope(driver, (*context)->get());
+  const Result<CUstream> zeroing = (*context)->make_stream();
+  if (!zeroing) return zeroing.status();
+  return std::shared_ptr<MemoryPool>(new MemoryPool(std::move(*context), *zeroing, limits));
 }
 
 MemoryPool::~MemoryPool() {
-  if (context_ == nullptr) return;
-  {
-    const DeviceScope scope(driver_, context_);
-    free(kept_);
-    if (zeroing_ != nullptr) driver_.stream_destroy(zeroing_);
-  }
-  CUdevice device = 0;
-  if (driver_.device_get(&device, ordinal_) == CUDA_SUCCESS) driver_.primary_ctx_release(device);
+  const DeviceScope scope(driver_, context_->get());
+  free(kept_);
+  driver_.stream_destroy(zeroing_);
 }
 
 Result<khorus_memory> MemoryPool::lend(size_t bytes) {
-  const DeviceScope scope(driver_, context_);
+  const DeviceScope scope(driver_, context_->get());
   const size_t size = rounded(bytes);
   std::optional<Block> block = take(size);
   if (!block) {
@@ -82,7 +64,8 @@ Result<khorus_memory> MemoryPool::lend(size_t bytes) {
     if (!made) return made.status();
     block = *made;
   }
-  if (Status status = status_of(wait_for_zeros(*block), "cuStreamSynchronize"); !status.ok()) {
+  if (Status status = context_->status_of(wait_for_zeros(*block), "cuStreamSynchronize");
+      !status.ok()) {
     free(*block);
     return status;
   }
@@ -129,17 +112,17 @@ Result<MemoryPool::Block> MemoryPool::allocate(size_t bytes) {
     free(all);
     if (!all.empty()) result = driver_.mem_alloc(&block.memory, bytes);
   }
-  if (result != CUDA_SUCCESS) return status_of(result, "cuMemAlloc");
-  Status status =
-      status_of(driver_.event_create(&block.zeroed, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
-  if (status.ok()) status = status_of(zero(block), "cuMemsetD8Async");
+  if (result != CUDA_SUCCESS) return context_->status_of(result, "cuMemAlloc");
+  Status status = context_->status_of(driver_.event_create(&block.zeroed, CU_EVENT_DISABLE_TIMING),
+                                      "cuEventCreate");
+  if (status.ok()) status = context_->status_of(zero(block), "cuMemsetD8Async");
   if (status.ok()) return block;
   free(block);
   return status;
 }
 
 void MemoryPool::give_back(const Block& block, uint64_t loan) {
-  const DeviceScope scope(driver_, context_);
+  const DeviceScope scope(driver_, context_->get());
   bool is_kept = block.bytes <= limits_.bytes;
   if (is_kept) {
     const std::scoped_lock lock(mutex_);
@@ -192,12 +175,6 @@ void MemoryPool::free(const Block& block) const {
 
 void MemoryPool::free(const std::list<Block>& blocks) const {
   for (const Block& block : blocks) free(block);
-}
-
-Status MemoryPool::status_of(CUresult result, const char* what) const {
-  if (result == CUDA_SUCCESS) return {};
-  return Status(StatusCode::kAborted, "GPU " + std::to_string(ordinal_) + ": " + what +
-                                          " failed: " + driver_.describe(result));
 }
 
 }  // namespace khorus::backends::nccl

@@ -26,8 +26,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include "backends/nccl/driver.h"
+#include "backends/nccl/primary_context.h"
 #include "khorus/backend.h"
 #include "khorus/status.h"
 
@@ -66,9 +68,11 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   };
   struct Loan;
 
-  MemoryPool(const Driver& driver, int ordinal, const Limits& limits)
-      : driver_(driver), ordinal_(ordinal), limits_(limits) {}
-  Status prepare();
+  MemoryPool(std::unique_ptr<PrimaryContext> context, CUstream zeroing, const Limits& limits)
+      : context_(std::move(context)),
+        driver_(context_->driver()),
+        zeroing_(zeroing),
+        limits_(limits) {}
   // The smallest of those kept that is at least as large, and not much larger.
   std::optional<Block> take(size_t bytes);
   // From the driver.
@@ -78,13 +82,11 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   CUresult wait_for_zeros(const Block& block) const;
   void free(const Block& block) const;
   void free(const std::list<Block>& blocks) const;
-  Status status_of(CUresult result, const char* what) const;
 
+  const std::unique_ptr<PrimaryContext> context_;
   const Driver& driver_;
-  const int ordinal_;
+  const CUstream zeroing_;
   const Limits limits_;
-  CUcontext context_ = nullptr;  // the GPU's primary one, retained
-  CUstream zeroing_ = nullptr;
   mutable std::mutex mutex_;  // of what follows
   std::list<Block> kept_;     // the last one came last
   size_t kept_bytes_ = 0;

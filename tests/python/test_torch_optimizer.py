@@ -255,6 +255,27 @@ def test_a_rank_without_a_sparse_gradient_gives_none_of_its_rows() -> None:
     torch.testing.assert_close(embedding.weight.detach(), expected)
 
 
+def test_sparse_gradients_with_a_rank_that_was_not_there_in_the_first_steps() -> None:
+    size, rank = hvd.size(), hvd.rank()
+    embedding = nn.Embedding(6, 2, sparse=True)
+    nn.init.zeros_(embedding.weight)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD(embedding.parameters(), lr=1.0), op=hvd.Sum
+    )
+    for steps, root in ((rank, size - 1), (size - rank, 0)):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            embedding(torch.tensor([rank, 5])).sum().backward()
+            optimizer.step()
+            assert embedding.weight.grad is not None and embedding.weight.grad.is_sparse
+        hvd.join()
+        hvd.broadcast_parameters(embedding.state_dict(), root_rank=root)
+    expected = torch.zeros(6, 2)
+    expected[:size] = expected[5] = -size
+    expected[5] *= size
+    torch.testing.assert_close(embedding.weight.detach(), expected)
+
+
 def test_sparse_gradients_in_groups_go_alone() -> None:
     def trained(**options: Any) -> list[torch.Tensor]:
         torch.manual_seed(1)
