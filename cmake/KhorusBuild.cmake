@@ -61,7 +61,7 @@ function(khorus_add_test name)
   set_tests_properties(${name} PROPERTIES ${ARG_PROPERTIES})
 endfunction()
 
-# khorus_test(name SOURCES ... LIBRARIES ... [LABELS ...] [TIMEOUT seconds] [PROCESSORS number]
+# khorus_test(name SOURCES ... LIBRARIES ... LABELS ... [TIMEOUT seconds] [PROCESSORS number]
 # [ENVIRONMENT ...]): one GoogleTest program, registered with ctest as one test.
 function(khorus_test name)
   cmake_parse_arguments(ARG "" "PROCESSORS;TIMEOUT" "SOURCES;LIBRARIES;LABELS;ENVIRONMENT" ${ARGN})

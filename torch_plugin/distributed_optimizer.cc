@@ -74,7 +74,9 @@ DistributedOptimizer::DistributedOptimizer(std::unique_ptr<::torch::optim::Optim
   reducer_->form_groups();
 }
 
-DistributedOptimizer::~DistributedOptimizer() = default;
+// Who has the reducer for a moment may be using the engine: see
+// GradientReducer::leave_when_agreed().
+DistributedOptimizer::~DistributedOptimizer() { reducer_->let_go(); }
 
 DistributedOptimizer::SkipSynchronize::SkipSynchronize(bool& should_synchronize)
     : should_synchronize_(should_synchronize), before_(should_synchronize) {
@@ -135,16 +137,20 @@ void DistributedOptimizer::set_backward_passes_per_step(int64_t passes) {
 }
 
 void DistributedOptimizer::zero_grad(bool set_to_none) {
-  if (reducer_->gradients_pending()) {
-    throw_invalid(
-        "zero_grad() was called between backward() and step(), while gradients are being reduced; "
-        "call it before backward(), or after step() or synchronize()");
-  }
+  refuse_when_pending("zero_grad()");
   Optimizer::zero_grad(set_to_none);
   reducer_->follow_the_plan_if_there();  // the best moment: few gradients have to move
 }
 
+void DistributedOptimizer::refuse_when_pending(const char* what) const {
+  if (!reducer_->gradients_pending()) return;
+  throw_invalid(std::string(what) +
+                " was called between backward() and step(), while gradients are being reduced; "
+                "call it before backward(), or after step() or synchronize()");
+}
+
 void DistributedOptimizer::add_param_group(const ::torch::optim::OptimizerParamGroup& group) {
+  refuse_when_pending("add_param_group()");
   const size_t group_index = param_groups_.size();
   wrapped_->add_param_group(group);  // checks the group, and fills its options from the defaults
   param_groups_.emplace_back(wrapped_->param_groups().back());
@@ -155,6 +161,7 @@ void DistributedOptimizer::add_param_group(const ::torch::optim::OptimizerParamG
 }
 
 void DistributedOptimizer::add_parameters(const std::vector<Tensor>& parameters) {
+  refuse_when_pending("add_parameters()");
   const size_t first = param_groups_.at(0).params().size();
   Optimizer::add_parameters(parameters);
   wrapped_->add_parameters(parameters);

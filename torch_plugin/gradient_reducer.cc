@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <cmath>
+#include <utility>
 
 #include "torch_plugin/tensor_view.h"
 
@@ -70,12 +71,18 @@ GradientReducer::GradientReducer(const DistributedOptimizerOptions& options)
   check(options);
 }
 
-GradientReducer::~GradientReducer() {
+GradientReducer::~GradientReducer() { let_go(); }
+
+void GradientReducer::let_go() {
+  const std::lock_guard lock(mutex_);
+  agreement_ = nullptr;
   for (Slot& slot : slots_) {
+    if (slot.hook == nullptr) continue;
     // A hook that somebody chained after ours stays: ours finds no reducer and does nothing.
     auto& current = ::torch::autograd::impl::post_acc_grad_hooks(slot.parameter);
-    if (current.get() != slot.hook) continue;
-    auto previous = slot.hook->take_previous();
+    Hook* const ours = std::exchange(slot.hook, nullptr);
+    if (current.get() != ours) continue;
+    auto previous = ours->take_previous();
     current = std::move(previous);
   }
 }
@@ -222,7 +229,7 @@ void GradientReducer::finish_all(Status* status) {
   }
   agreement_ = nullptr;  // one that has failed
   agreed_ = false;
-  failure_ = {};
+  failure_ = nullptr;
   pending_ = false;
 }
 

@@ -31,6 +31,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -48,7 +49,6 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
  public:
   // Throws Error(InvalidArgument) for options that do not go together.
   explicit GradientReducer(const DistributedOptimizerOptions& options);
-  // Takes the hooks off. Works under way go on; they keep their memory.
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
@@ -56,6 +56,9 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // Hooks a parameter. A parameter that is there already is ignored. REQUIRES: made by make_shared.
   void add(const std::string& name, const Tensor& parameter);
   bool knows(const Tensor& parameter) const;
+  // Takes the hooks off; from then on nothing is submitted. Works under way go on; they keep their
+  // memory.
+  void let_go();
   // Groups what has been added, as the options say. Called once. Throws Error(InvalidArgument).
   void form_groups();
 
@@ -183,7 +186,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   size_t unsettled_ = 0;                  // slots whose kind is not settled
   std::shared_ptr<Agreement> agreement_;  // under way, or null
   bool agreed_ = false;                   // in this step
-  Status failure_;                        // of what left when the ranks had agreed
+  std::exception_ptr failure_;            // of what left when the ranks had agreed
   std::shared_ptr<void> arena_;
   size_t arena_bytes_ = 0;
   bool learned_ = false;

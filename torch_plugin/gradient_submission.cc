@@ -155,21 +155,22 @@ void GradientReducer::leave_when_agreed() {
       std::ranges::any_of(slots_, [](const Slot& slot) { return slot.ready && !slot.submitted; });
   if (!some_wait) return;
   const auto leave = [weak = weak_from_this(), agreement = agreement_] {
+    if (!agreement->handle.settle().ok()) return;  // synchronize()'s to tell
     const auto reducer = weak.lock();
     if (reducer == nullptr) return;
     const std::lock_guard lock(reducer->mutex_);
     if (reducer->agreement_ == agreement) reducer->leave_as_agreed();
   };
-  agreement_->handle.works().front()->on_done([leave](const Status&) { at::launch(leave); });
+  agreement_->handle.works().front()->on_done([leave](const Status& status) {
+    if (status.ok()) at::launch(leave);
+  });
 }
 
-// synchronize() tells of failures.
 void GradientReducer::leave_as_agreed() {
-  if (!agreement_->handle.settle().ok()) return;
   try {
     follow_agreement();
-  } catch (const Error& error) {
-    failure_ = error.status();
+  } catch (...) {
+    failure_ = std::current_exception();
   }
 }
 
@@ -315,7 +316,7 @@ void GradientReducer::submit_all() {
   follow_the_plan();
   agree_on_kinds();
   const std::lock_guard lock(mutex_);
-  throw_if_error(failure_);
+  if (failure_ != nullptr) std::rethrow_exception(failure_);
   submit_missing();
 }
 

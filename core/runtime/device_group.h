@@ -43,7 +43,8 @@ class DeviceGroup {
   // Ok: there is one, or the ranks have not met yet.
   const Status& refusal() const noexcept { return refusal_; }
   // REQUIRES: connected(). Ok: the job is on the device and has been moved from; its works end
-  // when it is complete there. Else it is untouched, and nothing may be launched any more.
+  // when it is complete there. Else it is untouched, and, unless it failed because the set is
+  // removed, nothing may be launched any more.
   Status launch(Job& job);
   // REQUIRES: connected().
   DeviceRunner& runner() noexcept { return *runner_; }

@@ -169,7 +169,9 @@ bool EngineCore::launch(ProcessGroup& group, Job& job) {
   if (!device.refusal().ok()) return end_alone(job, device.refusal());
   const Status launched = device.launch(job);
   if (launched.ok()) return true;
-  if (!device.is_removed()) return conclude(job, launched, device_choice_.backend()->name);
+  if (!device.is_removed() || launched.code() != StatusCode::kInvalidArgument) {
+    return conclude(job, launched, device_choice_.backend()->name);
+  }
   device.runner().note_end(job);  // NCCL_ALLTOALL
   device.runner().note_end(job);  // ALLTOALL
   return end_alone(job, launched);

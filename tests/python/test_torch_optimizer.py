@@ -277,22 +277,25 @@ def test_sparse_gradients_with_a_rank_that_was_not_there_in_the_first_steps() ->
 
 
 def test_sparse_gradients_in_groups_go_alone() -> None:
-    def trained(**options: Any) -> list[torch.Tensor]:
+    def trained(frozen_after: int = 9, **options: Any) -> list[torch.Tensor]:
         torch.manual_seed(1)
-        model = nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Linear(4, 2))
+        model = nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Linear(4, 2)).double()
         optimizer = hvd.DistributedOptimizer(
-            torch.optim.SGD(model.parameters(), lr=0.5), model.named_parameters(), **options
+            torch.optim.SGD(model.parameters(), lr=0.05), model.named_parameters(), **options
         )
         for step in range(4):
             optimizer.zero_grad()
             if step % 3 or hvd.rank() == 0:  # the others have no gradient at all in the first step
                 model(torch.tensor([hvd.rank(), step])).square().sum().backward()
             optimizer.step()
+            if step == frozen_after:
+                model[0].weight.requires_grad_(False)
         return [p.detach() for p in model.parameters()]
 
     expected = trained(sparse_as_dense=True)
     for groups in ({"num_groups": 1}, {"num_groups": 2}):
         torch.testing.assert_close(trained(**groups), expected)
+    trained(num_groups=1, frozen_after=2)  # of which nobody waits for the frozen one
 
 
 @pytest.mark.skipif("hvd.size() == 1")
@@ -320,6 +323,8 @@ def test_guards() -> None:
     (model(mine(x)) - mine(y)).square().mean().backward()
     with pytest.raises(AssertionError, match="on their way"):
         optimizer.zero_grad()
+    with pytest.raises(AssertionError, match=r"add_param_group\(\) between"):
+        optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)]})
     with pytest.raises(AssertionError, match="backward_passes_per_step"):
         (model(mine(x)) - mine(y)).square().mean().backward()
     optimizer.synchronize()

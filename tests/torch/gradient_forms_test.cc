@@ -320,6 +320,18 @@ TEST(SparseGradients, OfTwoOptimizersThatRanksStepInDifferentOrders) {
   });
 }
 
+// They may be about to leave then, on a thread of libtorch's.
+TEST(SparseGradients, OfAnOptimizerThatIsGoneAfterBackward) {
+  for (int round = 0; round < 20; ++round) {
+    run_world({2}, [](Engine& engine) {
+      WordsImpl model(true);
+      const DistributedOptimizer optimizer(plain_sgd(model.parameters()), model.named_parameters(),
+                                           on(engine));
+      model.loss({1, 2 + engine.rank()}).backward();
+    });
+  }
+}
+
 // One rank's gradient is dense, another's sparse: both go dense, also later.
 TEST(SparseGradients, MixedWithDenseOnesBecomeDense) {
   run_world({2}, [](Engine& engine) {

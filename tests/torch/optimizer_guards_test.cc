@@ -17,13 +17,19 @@ std::string error_of(const std::function<void()>& action) {
   return "nothing was thrown";
 }
 
-TEST(Guards, ZeroGradBetweenBackwardAndStep) {
+TEST(Guards, WhatIsForTheTimeBetweenSteps) {
   run_world({2}, [](Engine& engine) {
     const Tensor w = leaf({1, 1});
     DistributedOptimizer optimizer(plain_sgd({w}), {{"w", w}}, on(engine));
     w.sum().backward();
     EXPECT_THAT(error_of([&] { optimizer.zero_grad(); }),
                 HasSubstr("between backward() and step()"));
+    EXPECT_THAT(error_of([&] { optimizer.add_parameters({leaf({1})}); }),
+                HasSubstr("add_parameters() was called between backward() and step()"));
+    EXPECT_THAT(error_of([&] {
+                  optimizer.add_param_group(::torch::optim::OptimizerParamGroup({leaf({1})}));
+                }),
+                HasSubstr("add_param_group() was called between backward() and step()"));
     optimizer.step();
     optimizer.zero_grad();
     EXPECT_FALSE(w.grad().defined());

@@ -243,8 +243,8 @@ class Bucket:
         self.submitted = False
 
 
-# By name: the next one of the same name, of another optimizer, comes after it.
-_under_way: dict[str, _core.GradientLearning] = {}
+# By engine and name: the next one of the same name, of another optimizer, comes after it.
+_under_way: dict[tuple[int, str], _core.GradientLearning] = {}
 
 
 class Arena:
@@ -333,10 +333,11 @@ class Arena:
         ]
         signature = zlib.crc32(repr([(name, len(named)) for name, _ in named]).encode())
         name = f"{named[0][0]}.gradient_arrivals.{signature:08x}"
-        before = _under_way.pop(name, None)
+        key = self.generation, name
+        before = _under_way.pop(key, None)
         if before is not None:
             before.plan()
-        self.learning = _under_way[name] = _core.learn_gradients(name, profiles, process_set)
+        self.learning = _under_way[key] = _core.learn_gradients(name, profiles, process_set)
         self.names = named
         self.arrivals_us.clear()
 

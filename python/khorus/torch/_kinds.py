@@ -46,10 +46,8 @@ class Kinds:
     def say(self, named: Sequence[tuple[str, Parameter]], process_set: ProcessSet) -> None:
         """Tells the others about the parameters that are not settled, and returns at once."""
         unknown = [(name, p) for name, p in named if p not in self.settled]
-        if self.saying is not None:
-            return
-        if not unknown:
-            self.are_known = True
+        self.are_known = not unknown
+        if self.are_known or self.saying is not None:
             return
         # How many ranks take part; how many have a dense gradient of each, and a sparse one.
         counts = [1]
@@ -80,4 +78,3 @@ class Kinds:
                     "sparse_as_dense=True"
                 )
             known[p] = sparse > 0
-        self.are_known = known is self.settled

@@ -236,8 +236,9 @@ class Reducer:
     def submit_group(self, group: tuple[Parameter, ...]) -> None:
         tidy()
         ready = self.ready.pop(group)
-        # Without sparse gradients, which went alone; what is frozen here is still to come.
-        members = [p for p in group if p in ready or p not in self.pending]
+        # Without sparse gradients, which go alone; what is frozen here is still to come.
+        absent = [p for p in group if p not in self.pending and not self.kinds.of(p)]
+        members = [p for p in group if p in ready or p in absent]
         parts = [ready.get(p) or Part(self.gradient_of(p), self.compression) for p in members]
         options = self.options()
         handle = start_group_in_place(

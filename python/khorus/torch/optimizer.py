@@ -73,12 +73,15 @@ class _Distributed:
         self._khorus_synchronized = False
         return result
 
-    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
+    def _refuse_when_busy(self, what: str) -> None:
         if self._khorus.is_busy:
             raise AssertionError(
-                "zero_grad() between backward() and step() or synchronize(): gradients are on "
-                "their way; call it before backward()"
+                f"{what} between backward() and step() or synchronize(): gradients are on their "
+                "way; call it before backward()"
             )
+
+    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse_when_busy("zero_grad()")
         base: Any = super()
         base.zero_grad(*args, **kwargs)
         if is_initialized():  # the best moment: few gradients have to move
@@ -86,9 +89,12 @@ class _Distributed:
             self._khorus.arena.prepare()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        is_made = "_khorus" in self.__dict__
+        if is_made:
+            self._refuse_when_busy("add_param_group()")
         base: Any = super()
         base.add_param_group(param_group)
-        if "_khorus" in self.__dict__:
+        if is_made:
             self._khorus.add_hooks()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -159,9 +165,10 @@ def DistributedOptimizer(
     CPU go one by one. If it is False on some rank, no rank has an arena.
 
     A rank without a gradient takes part with zeros, or with no rows of one that is sparse on the
-    other ranks: they agree on that in the first step. A gradient that is sparse on one rank and
-    dense on another there is a ValueError; later ones are converted. Sparse gradients go alone,
-    also those in groups.
+    other ranks: they agree on that in the first step, where one that no rank has counts as dense.
+    A gradient that is sparse on one rank and dense on another there is a ValueError, after which
+    the optimizer is of no use; later ones are converted. Sparse gradients go alone, also those in
+    groups.
 
     Ranks may step several optimizers in different orders while all their parameters have gradients:
     for one without, a rank takes part only in the step() of its own optimizer.

@@ -270,7 +270,7 @@ class DistributedOptimizer : public ::torch::optim::Optimizer {
 
   // Between backward() and step() this is an Error: the gradients are being reduced.
   void zero_grad(bool set_to_none = true);
-  // New parameters are named group.G.I. The same on all ranks, between two steps.
+  // New parameters are named group.G.I. The same on all ranks, between two steps (Error otherwise).
   void add_param_group(const ::torch::optim::OptimizerParamGroup& group);
   void add_parameters(const std::vector<Tensor>& parameters);
 
@@ -282,6 +282,7 @@ class DistributedOptimizer : public ::torch::optim::Optimizer {
   void load(::torch::serialize::InputArchive& archive) override;
 
  private:
+  void refuse_when_pending(const char* what) const;
   void push_options() const;  // ours -> wrapped
   void pull_options();        // wrapped -> ours
   Tensor run_closure(const LossClosure& closure);
