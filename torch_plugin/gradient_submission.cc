@@ -117,8 +117,8 @@ void GradientReducer::learn_kinds(const std::vector<size_t>& unknown, const Tens
   const bool all_took_part = *counts++ == ProcessSet(options_.process_set, options_.engine).size();
   for (const size_t index : unknown) {
     Slot& slot = slots_[index];
-    const Kind kind = counts[0] == 0 && counts[1] != 0 ? Kind::kSparse : Kind::kDense;
-    all_took_part ? settle_kind(slot, kind) : void(slot.kind = kind);
+    slot.kind = counts[0] == 0 && counts[1] != 0 ? Kind::kSparse : Kind::kDense;
+    if (all_took_part) settle_kind(slot, slot.kind);
     counts += 2;
   }
 }

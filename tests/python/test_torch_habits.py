@@ -106,6 +106,27 @@ def test_optimizers_of_sparse_gradients_in_any_order() -> None:
         assert_same(*models)
 
 
+def test_a_group_with_a_sparse_gradient_and_frozen_parameters() -> None:
+    """The group goes without the sparse one; nobody waits for those that are frozen."""
+    torch.manual_seed(5)
+    model = nn.Sequential(
+        nn.Embedding(7, 3, sparse=True), nn.Linear(3, 6), nn.Linear(6, 3)
+    ).double()
+    alone = nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 6), nn.Linear(6, 3)).double()
+    alone.load_state_dict(model.state_dict())
+    wrapped = hvd.DistributedOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.1), model.named_parameters(), num_groups=1
+    )
+    plain = torch.optim.SGD(alone.parameters(), lr=0.1)
+    for step in range(3):
+        for net, optimizer in ((model, wrapped), (alone, plain)):
+            optimizer.zero_grad()
+            net[1].requires_grad_(step != 1)
+            net(torch.tensor([step, 5])).square().mean().backward()  # the same on all ranks
+            optimizer.step()
+    assert_same(model, alone)
+
+
 def test_state_dict_goes_on_where_it_was() -> None:
     model, other, alone = layers(), layers(), layers()
     wrapped = hvd.DistributedOptimizer(momentum(model.parameters()), model.named_parameters())

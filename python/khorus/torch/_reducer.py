@@ -237,8 +237,7 @@ class Reducer:
         tidy()
         ready = self.ready.pop(group)
         # Without sparse gradients, which go alone; what is frozen here is still to come.
-        absent = [p for p in group if p not in self.pending and not self.kinds.of(p)]
-        members = [p for p in group if p in ready or p in absent]
+        members = [p for p in group if p in ready or not (p in self.pending or self.kinds.of(p))]
         parts = [ready.get(p) or Part(self.gradient_of(p), self.compression) for p in members]
         options = self.options()
         handle = start_group_in_place(
